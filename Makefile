@@ -1,0 +1,67 @@
+# What one does here, each a line of `make help`. The work is done by the scripts these name.
+
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+export PYTHON
+
+BIN := .venv/bin
+SOURCES := agents schemas streams deploy tests
+KAFKA := $(BIN)/python -m deploy.local.broker
+KAFKA_DIR := build/up/kafka
+KAFKA_PORT ?= 9092
+NEEDS_A_BROKER := tests/integration tests/faults
+LOCK := $(BIN)/uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 \
+	--generate-hashes --no-annotate --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade)
+
+.PHONY: help setup demo up down test check tests-without-broker lint format types lock clean
+
+help: ## list the targets
+	@echo 'check-dedup: have we seen this picture before, which one, and how sure are we?'
+	@echo
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | \
+		while IFS='|' read -r name text; do printf '%-14s %s\n' "$$name" "$$text"; done
+	@echo
+	@echo 'PYTHON=/path/to/python3.11 chooses the Python that .venv is made with.'
+	@echo 'KAFKA_BOOTSTRAP_SERVERS=host:port uses that Kafka instead of starting one.'
+
+setup: ## make .venv from the lock file (done by every other target, instant when up to date)
+	@sh deploy/local/setup.sh
+
+demo: setup ## see it work from end to end on a Kafka of its own
+	@$(BIN)/python -m deploy.local.demo
+
+up: setup ## start Kafka on this machine (port 9092, or KAFKA_PORT=...) and leave it running
+	@$(KAFKA) start --dir $(KAFKA_DIR) --port $(KAFKA_PORT)
+
+down: setup ## stop what `make up` started; its data stays
+	@$(KAFKA) stop --dir $(KAFKA_DIR)
+
+test: ## everything: check, then the tests on a real Kafka, then with faults injected
+	@bash tests/run_all.sh
+
+check: setup ## ruff, mypy and every test that needs no broker; before each commit
+	@$(MAKE) --keep-going lint types tests-without-broker
+
+tests-without-broker: setup
+	@$(BIN)/python -m pytest $(addprefix --ignore=,$(NEEDS_A_BROKER)) tests
+
+lint: setup ## ruff: rules and format
+	@$(BIN)/ruff check $(SOURCES)
+	@$(BIN)/ruff format --check $(SOURCES)
+
+format: setup ## let ruff rewrite what it can
+	@$(BIN)/ruff check --fix $(SOURCES)
+	@$(BIN)/ruff format $(SOURCES)
+
+types: setup ## mypy, strict
+	@$(BIN)/mypy $(SOURCES)
+
+lock: setup ## write the lock files from pyproject.toml (UPGRADE=1: newest versions)
+	@$(LOCK) pyproject.toml --output-file requirements.lock
+	@$(LOCK) pyproject.toml --extra dev --constraint requirements.lock \
+		--output-file requirements-dev.lock
+	@$(MAKE) setup
+
+clean: ## stop what `make up` started; remove .venv and build
+	@test ! -x $(BIN)/python || $(KAFKA) stop --dir $(KAFKA_DIR)
+	@rm -rf .venv build

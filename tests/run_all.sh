@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# Everything that proves this repository works, in order, with the time each part took.
+# Called by `make test`. A part that fails does not keep the later ones from running; only a failed
+# set-up does. Ends with pytest's own closing lines; exit status 1 when any part failed.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+logs=build/test
+rm -rf "$logs" && mkdir -p "$logs"
+table=""
+failed=0
+
+part() {
+    local name=$1 started=$SECONDS result=passed
+    shift
+    printf '\n### %s\n' "$name"
+    "$@" 2>&1 | tee "$logs/$name.log" || { result=FAILED && failed=1; }
+    table+=$(printf '%-12s %-7s %5d s' "$name" "$result" $((SECONDS - started)))$'\n'
+    [ "$result" = passed ]
+}
+
+set_up() {
+    make setup || return
+    command -v kcat >/dev/null && return
+    # The tests read our topics with a client that is neither ours nor written in Python.
+    if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+        echo "kcat is missing. Debian, Ubuntu: apt-get install kcat    macOS: brew install kcat"
+        return 1
+    fi
+    local get="apt-get -qq install --no-install-recommends --yes kcat"
+    DEBIAN_FRONTEND=noninteractive $get >"$logs/kcat.log" 2>&1 ||
+        { apt-get -qq update && DEBIAN_FRONTEND=noninteractive $get; } >>"$logs/kcat.log" 2>&1 ||
+        { echo "kcat could not be installed:" && tail "$logs/kcat.log" && return 1; }
+}
+
+if part set-up set_up; then
+    part check make check
+    part integration .venv/bin/python -m pytest tests/integration
+    part faults .venv/bin/python -m pytest tests/faults
+fi
+
+printf '\n### times\n%s%-12s %-7s %5d s\n\n' "$table" all "" "$SECONDS"
+for name in check integration faults; do
+    [ ! -f "$logs/$name.log" ] || printf '%-12s %s\n' "$name" "$(tail -n 1 "$logs/$name.log")"
+done
+exit "$failed"
