@@ -1,0 +1,20 @@
+"""The few kinds of error, named by what to do about them. Anything else stops the process.
+
+A picture or an event that is no good is not among them: that is a `schemas.reasons.Rejection`.
+"""
+
+
+class CheckDedupError(Exception):
+    """Base of the errors that name what to do; `str()` is for a person."""
+
+
+class RetryableError(CheckDedupError):
+    """Try again later: something that we need did not answer."""
+
+
+class MisconfiguredError(CheckDedupError):
+    """Repair the settings or the topics; trying again changes nothing."""
+
+
+class CorruptStateError(CheckDedupError):
+    """What is on disk or in the log is not what it should be; the message names the place."""

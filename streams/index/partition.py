@@ -1,0 +1,536 @@
+"""One partition's index: a function of its part of `index-log`, and nothing else.
+
+Used by the matcher (and by rebuilds, which are the same thing without outcomes). A group of log
+records goes through in three steps: `stage` applies it in memory, the caller decides the
+outcomes and delivers them, `commit` writes rows, outcomes and the next offset in one batch. A
+process that dies in between has written nothing. An index with a staged group that will never
+be committed is closed and opened anew.
+
+Not thread-safe: one thread at a time. Band files are merged in a thread of their own.
+"""
+
+import bisect
+import logging
+import shutil
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.codec import UnknownLogRecordError, decode_log, encode_log
+from schemas.records import Fingerprint, Hashed, LogRecord, MatchSettings, Removed, Source
+from streams.entry import LogEntry
+from streams.errors import CorruptStateError
+from streams.index import files
+from streams.index.columns import Columns, ColumnsManifest
+from streams.index.mih import EXACT, NEAR, Layout, MultiIndexHash, SortedBands
+from streams.index.store import FORMAT_VERSION, Batch, Identity, Progress, Row, Store
+
+logger = logging.getLogger(__name__)
+
+# The exact-match space: the first 64 bits of every picture's sha256, searched at radius 0.
+BYTES_SPACE: Final = "sha256"
+
+# A merge rewrites the base, so it is worth its while for a hundredth of the base; below the first
+# bound the delta answers as fast as a base would, above the second its memory and its re-sorting
+# begin to show (measured: notes of `streams.index.mih`).
+_MERGE_LEAST_CODES = 50_000
+_MERGE_MOST_CODES = 400_000
+_MERGE_SHARE = 100
+
+
+class BandsManifest(msgspec.Struct, frozen=True):
+    """The band files in use: one generation, all spaces up to the same picture."""
+
+    format_version: int
+    generation: int
+    columns: ColumnsManifest
+    spaces: dict[str, files.Manifest]
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A picture's record in the log. `first` is the offset of the first record of its id."""
+
+    offset: int
+    first: int
+    record: Hashed
+
+
+@dataclass(slots=True)
+class _Staged:
+    """What `stage` has applied in memory and `commit` will write."""
+
+    batch: Batch
+    progress: Progress
+    rows: dict[int, Row] = field(default_factory=dict)
+    firsts: dict[tuple[int, str], int] = field(default_factory=dict)
+    marks: dict[tuple[int, str], int] = field(default_factory=dict)
+
+
+def space_of(fingerprint: Fingerprint) -> str:
+    """Name the code space of a fingerprint's views: versions are never compared."""
+    return f"views-{fingerprint.version}"
+
+
+class PartitionIndex:
+    """The index of one partition of `index-log`."""
+
+    def __init__(self, directory: Path, topic_id: str, partition: int) -> None:
+        """Open what is in `directory`, or an empty index.
+
+        Raises:
+            CorruptStateError: the database does not open, or is damaged.
+        """
+        self._directory = directory
+        self._identity = Identity(FORMAT_VERSION, topic_id, partition)
+        self._open()
+
+    def _open(self) -> None:
+        self._store = Store(self._directory / "rocksdb", self._identity)
+        self._staged: _Staged | None = None
+        self._merge: _Merge | None = None
+        self._workspaces = dict(self._store.workspaces())
+        self._sources = dict(self._store.sources())
+        self._settings = list(self._store.settings())
+        self._columns = Columns()
+        self._spaces: dict[str, MultiIndexHash] = {}
+        self._generation = 0
+        self._load_bands()
+        self._load_rows_after_bands()
+        for ordinal, removed_at in self._store.removals():
+            self._columns.remove(ordinal, removed_at)
+
+    @property
+    def next_offset(self) -> int:
+        """The first offset that is not applied."""
+        return self._store.progress.next_offset
+
+    @property
+    def progress(self) -> Progress:
+        """How far the log is applied."""
+        return self._store.progress
+
+    def __len__(self) -> int:
+        """Count the pictures, removed ones included."""
+        return len(self._columns)
+
+    @property
+    def codes(self) -> int:
+        """Count the codes in all spaces."""
+        return sum(len(space) for space in self._spaces.values())
+
+    def wipe(self) -> None:
+        """Forget everything: the log is another one, or the files are beyond use."""
+        self.close()
+        shutil.rmtree(self._directory)
+        self._open()
+
+    def close(self) -> None:
+        """Close; a merge under way is waited for (seconds at most) and not adopted."""
+        if self._merge is not None:
+            self._merge.thread.join()
+        self._store.close()
+
+    # --- applying the log ---------------------------------------------------------------------
+
+    def stage(self, entries: Sequence[LogEntry], upto: int) -> list[Arrival]:
+        """Apply log entries in memory; give an arrival for each picture record among them.
+
+        `entries` ascend; `upto` is the offset after the last one covered (a hole may end the
+        range). Entries below `next_offset` are looked up, not applied again.
+
+        Raises:
+            CorruptStateError: a record is unknown to this program; the message names its offset.
+        """
+        if self._staged is not None:
+            message = "a group is staged already and was never committed"
+            raise CorruptStateError(message)
+        decoded = [(entry, self._decode(entry)) for entry in entries if entry.value is not None]
+        applied = self.next_offset
+        last = max((e for e, _ in decoded), key=lambda e: e.offset, default=None)
+        progress = self._store.progress
+        if upto > applied:
+            progress = Progress(
+                next_offset=upto,
+                last_offset=progress.last_offset if last is None else last.offset,
+                last_key=progress.last_key if last is None else last.key or b"",
+            )
+        staged = _Staged(Batch(), progress)
+        self._staged = staged
+        self._look_up(staged, [record for _, record in decoded])
+        arrivals: list[Arrival] = []
+        fresh: list[Row] = []
+        for entry, record in decoded:
+            new = entry.offset >= applied
+            if isinstance(record, Hashed):
+                arrivals.append(self._picture(staged, entry, record, fresh, new=new))
+            elif not new:
+                continue
+            elif isinstance(record, Removed):
+                self._index(fresh)
+                fresh.clear()
+                self._remove(staged, entry.offset, record)
+            elif isinstance(record, MatchSettings):
+                self._settings.append((entry.offset, record))
+                staged.batch.put_settings(entry.offset, encode_log(record))
+            else:
+                raise self._unknown(entry.offset, f"type {type(record).__name__}")
+        self._index(fresh)
+        staged.batch.put_progress(staged.progress)
+        return arrivals
+
+    def commit(self, outcomes: Mapping[int, bytes]) -> None:
+        """Write the staged group and these first outcomes (by ordinal) in one batch."""
+        staged = self._staged
+        if staged is None:
+            message = "nothing is staged"
+            raise CorruptStateError(message)
+        for ordinal, outcome in outcomes.items():
+            staged.batch.put_outcome(ordinal, outcome)
+        self._store.write(staged.batch)
+        self._store.progress = staged.progress
+        self._staged = None
+        self._merge_bands()
+
+    def _decode(self, entry: LogEntry) -> LogRecord:
+        try:
+            return decode_log(entry.value or b"")
+        except UnknownLogRecordError as error:
+            raise self._unknown(entry.offset, str(error)) from error
+
+    def _unknown(self, offset: int, what: str) -> CorruptStateError:
+        return CorruptStateError(
+            f"index-log partition {self._identity.partition} offset {offset}: this program does "
+            f"not know the record ({what}); upgrade the matcher before the hasher and the api"
+        )
+
+    def _look_up(self, staged: _Staged, records: Sequence[LogRecord]) -> None:
+        """Read all first records and marks that the group may need, in two calls."""
+        pictures = sorted(
+            {
+                (self._workspace_number(record.workspace, staged.batch), record.image_id)
+                for record in records
+                if isinstance(record, Hashed | Removed)
+            }
+        )
+        for found, values in (
+            (staged.firsts, self._store.first_ordinals(pictures)),
+            (staged.marks, self._store.marks(pictures)),
+        ):
+            found.update(
+                (picture, value)
+                for picture, value in zip(pictures, values, strict=True)
+                if value is not None
+            )
+
+    def _picture(
+        self, staged: _Staged, entry: LogEntry, record: Hashed, fresh: list[Row], *, new: bool
+    ) -> Arrival:
+        workspace = self._workspaces[record.workspace]
+        picture = (workspace, record.image_id)
+        first = staged.firsts.get(picture)
+        if first is None:
+            if not new:
+                message = f"offset {entry.offset} is applied, but its picture is not in the index"
+                raise CorruptStateError(message)
+            first = entry.offset
+            staged.firsts[picture] = first
+            staged.batch.put_first(workspace, record.image_id, first)
+            number = len(self._columns) + len(fresh)
+            if picture in staged.marks:
+                # Kept without its hashes, so that a redelivery gets the same outcome again.
+                record = msgspec.structs.replace(record, fingerprint=_blank(record.fingerprint))
+                staged.batch.put_removed(first, first)
+            row = Row(first, entry.timestamp_ms, number, record)
+            staged.rows[first] = row
+            staged.batch.put_row(row, encode_log(record))
+            fresh.append(row)
+        return Arrival(entry.offset, first, record)
+
+    def _index(self, fresh: Sequence[Row]) -> None:
+        """Add rows to columns and code spaces."""
+        if not fresh:
+            return
+        workspaces = [self._workspaces[row.record.workspace] for row in fresh]
+        self._columns.extend([row.ordinal for row in fresh], workspaces)
+        codes: dict[str, list[bytes]] = {}
+        numbers: dict[str, list[int]] = {}
+        for row in fresh:
+            if row.record.fingerprint.is_blank:
+                self._columns.remove(row.ordinal, row.ordinal)
+                continue
+            for space, found in _codes(row.record.fingerprint):
+                codes.setdefault(space, []).extend(found)
+                numbers.setdefault(space, []).extend([row.number] * len(found))
+        for space, found in codes.items():
+            self._space(space).add(_as_codes(found), np.array(numbers[space], np.uint32))
+
+    def _remove(self, staged: _Staged, offset: int, record: Removed) -> None:
+        source = _source_partition(record.source)
+        if record.source.offset <= self._sources.get(source, -1):
+            return
+        self._sources[source] = record.source.offset
+        staged.batch.put_source(source, record.source.offset)
+        picture = (self._workspaces[record.workspace], record.image_id)
+        if picture in staged.marks:
+            return
+        staged.marks[picture] = offset
+        staged.batch.put_mark(*picture, offset)
+        first = staged.firsts.get(picture)
+        if first is not None:
+            self._columns.remove(first, offset)
+            staged.batch.put_removed(first, offset)
+
+    def _workspace_number(self, name: str, batch: Batch) -> int:
+        number = self._workspaces.get(name)
+        if number is None:
+            number = self._workspaces[name] = len(self._workspaces)
+            batch.put_workspace(name, number)
+        return number
+
+    # --- asking -------------------------------------------------------------------------------
+
+    def settings_at(self, offset: int) -> MatchSettings:
+        """Give the settings in force for a record at `offset`.
+
+        Raises:
+            CorruptStateError: the log has a picture before its first settings record.
+        """
+        position = bisect.bisect_left(self._settings, offset, key=lambda item: item[0])
+        if position == 0:
+            message = (
+                f"index-log partition {self._identity.partition} has no settings record before "
+                f"offset {offset}; run check-dedup topics create before anything is published"
+            )
+            raise CorruptStateError(message)
+        return self._settings[position - 1][1]
+
+    def rows(self, ordinals: Sequence[int]) -> list[Row]:
+        """Give the rows at these ordinals, staged ones included.
+
+        Raises:
+            CorruptStateError: one is not there.
+        """
+        staged = {} if self._staged is None else self._staged.rows
+        stored = [ordinal for ordinal in ordinals if ordinal not in staged]
+        found = dict(zip(stored, self._store.rows(stored), strict=True)) | staged
+        return [found[ordinal] for ordinal in ordinals]
+
+    def all_rows(self) -> Iterator[tuple[Row, int]]:
+        """Give every row with the offset of its removal, in order: what a rebuild must equal."""
+        for row in self._store.rows_from(0):
+            yield row, int(self._columns.removed_at[row.number])
+
+    def outcomes(self, ordinals: Sequence[int]) -> dict[int, bytes]:
+        """Give the stored first outcomes; those of rows that were only rebuilt are missing."""
+        found = zip(ordinals, self._store.outcomes(ordinals), strict=True)
+        return {ordinal: outcome for ordinal, outcome in found if outcome is not None}
+
+    def candidates(self, rows: Sequence[Row], radius: int, bound: int) -> list[Sequence[int]]:
+        """Find, for each row, the pictures visible at its ordinal that are within the radius.
+
+        Visible: of the same workspace, born before it, not removed before it. At most `bound`
+        ordinals for each row: of the nearest, and of the oldest among equally near ones.
+        """
+        results: list[Sequence[int]] = [()] * len(rows)
+        groups: dict[str, list[int]] = {}
+        for position, row in enumerate(rows):
+            fingerprint = row.record.fingerprint
+            if not fingerprint.is_blank:
+                space = BYTES_SPACE if not fingerprint.views else space_of(fingerprint)
+                groups.setdefault(space, []).append(position)
+        for space, positions in groups.items():
+            asked = [rows[position] for position in positions]
+            within = 0 if space == BYTES_SPACE else radius
+            for position, found in zip(
+                positions, self._search(space, asked, within, bound), strict=True
+            ):
+                results[position] = found
+        return results
+
+    def _search(self, space: str, rows: Sequence[Row], radius: int, bound: int) -> list[list[int]]:
+        queries = [dict(_codes(row.record.fingerprint))[space] for row in rows]
+        asker = np.repeat(np.arange(len(rows)), [len(codes) for codes in queries])
+        hits = self._space(space).search(_as_codes([c for q in queries for c in q]), radius)
+        picture = asker[hits.query]
+        number = hits.number.astype(np.int64)
+        ordinals = np.array([row.ordinal for row in rows], np.int64)[picture]
+        numbers = np.array([row.number for row in rows], np.int64)[picture]
+        workspaces = np.array([self._workspaces[row.record.workspace] for row in rows], np.uint32)
+        visible = (
+            (number < numbers)
+            & (self._columns.workspaces[number] == workspaces[picture])
+            & (self._columns.removed_at[number] > ordinals)
+        )
+        picture, number, distance = picture[visible], number[visible], hits.distance[visible]
+        # By picture asked for, then nearest, then oldest; of several codes only the nearest counts.
+        nearest = np.lexsort((distance, number, picture))
+        picture, number, distance = picture[nearest], number[nearest], distance[nearest]
+        first = np.ones(len(number), bool)
+        first[1:] = (picture[1:] != picture[:-1]) | (number[1:] != number[:-1])
+        picture, number, distance = picture[first], number[first], distance[first]
+        order = np.lexsort((number, distance, picture))
+        picture, number, distance = picture[order], number[order], distance[order]
+        starts = np.searchsorted(picture, np.arange(len(rows) + 1))
+        found = self._columns.ordinals[number]
+        return [found[low : min(high, low + bound)].tolist() for low, high in pairwise(starts)]
+
+    # --- band files ---------------------------------------------------------------------------
+
+    def _space(self, name: str) -> MultiIndexHash:
+        return self._spaces.setdefault(name, MultiIndexHash(layout=_layout(name)))
+
+    def _bands_directory(self, generation: int) -> Path:
+        return self._directory / "bands" / str(generation)
+
+    def _load_bands(self) -> None:
+        """Map the files that the store names; without them, the rows give everything again."""
+        encoded = self._store.bands()
+        if encoded is not None:
+            manifest = msgspec.msgpack.decode(encoded, type=BandsManifest)
+            self._generation = manifest.generation
+            try:
+                self._open_bands(manifest)
+            except files.DamagedFilesError as error:
+                logger.warning("band files are rebuilt from the rows: %s", error)
+                self._columns, self._spaces = Columns(), {}
+        self._delete_other_bands()
+
+    def _open_bands(self, manifest: BandsManifest) -> None:
+        directory = self._bands_directory(manifest.generation)
+        if manifest.format_version != files.FORMAT_VERSION:
+            raise files.DamagedFilesError(f"{directory}: another format")
+        self._columns = Columns.read(directory / "columns", manifest.columns)
+        self._spaces = {
+            name: MultiIndexHash(files.open_files(directory / name, part), _layout(name))
+            for name, part in manifest.spaces.items()
+        }
+
+    def _delete_other_bands(self) -> None:
+        for found in (self._directory / "bands").glob("*"):
+            if found.name != str(self._generation):
+                shutil.rmtree(found)
+
+    def _load_rows_after_bands(self) -> None:
+        known = len(self._columns)
+        start = int(self._columns.ordinals[-1]) + 1 if known else 0
+        fresh: list[Row] = []
+        for row in self._store.rows_from(start):
+            fresh.append(row)
+            if len(fresh) == _LOAD_ROWS:
+                self._index(fresh)
+                fresh.clear()
+        self._index(fresh)
+
+    def _merge_bands(self) -> None:
+        """Adopt a finished merge, or begin one when the deltas have grown enough."""
+        if self._merge is not None:
+            if not self._merge.thread.is_alive():
+                self._adopt(self._merge)
+                self._merge = None
+            return
+        waiting = sum(space.delta_codes for space in self._spaces.values())
+        enough = self.codes // _MERGE_SHARE
+        if waiting >= min(max(enough, _MERGE_LEAST_CODES), _MERGE_MOST_CODES):
+            self._merge = _Merge(
+                self._bands_directory(self._generation + 1),
+                self._generation + 1,
+                self._columns,
+                self._spaces,
+            )
+
+    def _adopt(self, merge: "_Merge") -> None:
+        if merge.failure is not None:
+            message = f"merging the band files failed: {merge.failure}"
+            raise CorruptStateError(message) from merge.failure
+        manifest = merge.manifest()
+        batch = Batch()
+        batch.put_bands(msgspec.msgpack.encode(manifest))
+        self._store.write(batch)
+        for name, base in merge.bases.items():
+            self._spaces[name].adopt(base, merge.frozen_codes[name])
+        self._generation = merge.generation
+        self._delete_other_bands()
+
+
+_LOAD_ROWS = 10_000
+
+
+class _Merge:
+    """A merge in its own thread: all spaces, up to the pictures known when it began."""
+
+    def __init__(
+        self,
+        directory: Path,
+        generation: int,
+        columns: Columns,
+        spaces: Mapping[str, MultiIndexHash],
+    ) -> None:
+        """Freeze what is there, and begin."""
+        self.generation = generation
+        self.failure: Exception | None = None
+        self._directory = directory
+        self._columns = columns
+        self._pictures = len(columns)
+        self._frozen = {name: (space.base, *space.freeze()) for name, space in spaces.items()}
+        self.frozen_codes = {name: len(codes) for name, (_, codes, _) in self._frozen.items()}
+        self.bases: dict[str, SortedBands] = {}
+        self._manifest: BandsManifest | None = None
+        self.thread = threading.Thread(target=self._run, name="merge", daemon=True)
+        self.thread.start()
+
+    def manifest(self) -> BandsManifest:
+        """Give the finished files' manifest."""
+        if self._manifest is None:
+            message = "the merge has not finished"
+            raise CorruptStateError(message)
+        return self._manifest
+
+    def _run(self) -> None:
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            spaces: dict[str, files.Manifest] = {}
+            for name, (base, codes, numbers) in self._frozen.items():
+                place = self._directory / name
+                spaces[name] = files.merge(base, codes, numbers, place, _layout(name))
+                # Opened here: reading through 36 million codes takes a second or two.
+                self.bases[name] = files.open_files(place, spaces[name])
+            self._manifest = BandsManifest(
+                format_version=files.FORMAT_VERSION,
+                generation=self.generation,
+                columns=self._columns.write(self._directory / "columns", self._pictures),
+                spaces=spaces,
+            )
+        except Exception as error:  # noqa: BLE001 - handed to the index's own thread
+            self.failure = error
+
+
+def _blank(fingerprint: Fingerprint) -> Fingerprint:
+    return msgspec.structs.replace(fingerprint, views=(), sketch=b"", low_information=False)
+
+
+def _layout(space: str) -> Layout:
+    return EXACT if space == BYTES_SPACE else NEAR
+
+
+def _codes(fingerprint: Fingerprint) -> list[tuple[str, list[bytes]]]:
+    """Give a picture's codes by space, 8 bytes each; equal codes of several views once."""
+    spaces = [(BYTES_SPACE, [fingerprint.sha256[:8]])]
+    if fingerprint.views:
+        spaces.append((space_of(fingerprint), list({view.code: 0 for view in fingerprint.views})))
+    return spaces
+
+
+def _as_codes(codes: Sequence[bytes]) -> NDArray[np.uint64]:
+    return np.frombuffer(b"".join(codes), ">u8").astype(np.uint64)
+
+
+def _source_partition(source: Source) -> str:
+    return f"{source.topic}/{source.partition}"

@@ -1,0 +1,267 @@
+"""The truth of one partition's index: its RocksDB, the keys in it, and what is written together.
+
+Owned by `partition.PartitionIndex`. Everything else about the index (band arrays, columns) is
+derived from these rows and can be lost. One `WriteBatch` holds a group's rows and the next
+offset, so that a kill at any moment leaves a prefix of the log, never a part of a group.
+"""
+
+import gc
+import shutil
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+from rocksdict import BlockBasedOptions, Cache, DBCompressionType, Options, Rdict, WriteBatch
+
+from schemas.codec import decode_log
+from schemas.records import Hashed, MatchSettings
+from streams.errors import CorruptStateError
+
+FORMAT_VERSION = 1
+
+_OPEN_FILES = 512
+_BLOCK_CACHE_BYTES = 64 * 1024 * 1024
+_WRITE_BUFFER_BYTES = 32 * 1024 * 1024
+
+# Metadata keys sort before all others; the rest is one letter and a fixed layout.
+_IDENTITY = b"!identity"
+_NEXT = b"!next"
+_BANDS = b"!bands"
+_ROW = b"r"
+_OUTCOME = b"o"
+_FIRST = b"i"
+_MARK = b"m"
+_REMOVED = b"x"
+_SETTINGS = b"s"
+_SOURCE = b"q"
+_WORKSPACE = b"w"
+
+_U64 = struct.Struct(">Q")
+_U32 = struct.Struct(">I")
+_ROW_HEAD = struct.Struct(">QI")
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """What a database is an index of. Written first; another one found means: rebuild."""
+
+    format_version: int
+    topic_id: str
+    partition: int
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """How far the log is applied: the next offset, and the last applied record's key."""
+
+    next_offset: int
+    last_offset: int
+    last_key: bytes
+
+
+NOTHING_APPLIED = Progress(next_offset=0, last_offset=-1, last_key=b"")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A picture as indexed: its number (dense, in order of arrival) and its log record."""
+
+    ordinal: int
+    timestamp_ms: int
+    number: int
+    record: Hashed
+
+
+class Batch:
+    """What one group writes; nothing of it is there before `Store.write`, all of it after."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self._batch = WriteBatch(raw_mode=True)
+
+    def put_row(self, row: Row, record: bytes) -> None:
+        """Add a picture, under its first record's offset."""
+        head = _ROW_HEAD.pack(row.timestamp_ms, row.number)
+        self._batch.put(_ROW + _U64.pack(row.ordinal), head + record)
+
+    def put_first(self, workspace: int, image_id: str, ordinal: int) -> None:
+        """Remember which record was the first of an image id."""
+        self._batch.put(_picture_key(_FIRST, workspace, image_id), _U64.pack(ordinal))
+
+    def put_mark(self, workspace: int, image_id: str, ordinal: int) -> None:
+        """Mark an image id as removed, for good."""
+        self._batch.put(_picture_key(_MARK, workspace, image_id), _U64.pack(ordinal))
+
+    def put_removed(self, ordinal: int, removed_at: int) -> None:
+        """End the visibility of the row at `ordinal`."""
+        self._batch.put(_REMOVED + _U64.pack(ordinal), _U64.pack(removed_at))
+
+    def put_outcome(self, ordinal: int, outcome: bytes) -> None:
+        """Keep the first outcome of the picture at `ordinal`."""
+        self._batch.put(_OUTCOME + _U64.pack(ordinal), outcome)
+
+    def put_settings(self, offset: int, record: bytes) -> None:
+        """Add settings, in force from `offset` on."""
+        self._batch.put(_SETTINGS + _U64.pack(offset), record)
+
+    def put_workspace(self, name: str, number: int) -> None:
+        """Give a workspace its number."""
+        self._batch.put(_WORKSPACE + name.encode(), _U32.pack(number))
+
+    def put_source(self, source: str, offset: int) -> None:
+        """Remember the last applied offset of a source partition."""
+        self._batch.put(_SOURCE + source.encode(), _U64.pack(offset))
+
+    def put_progress(self, progress: Progress) -> None:
+        """Move the next offset."""
+        self._batch.put(_NEXT, msgspec.msgpack.encode(progress))
+
+    def put_bands(self, manifest: bytes) -> None:
+        """Switch to other band files."""
+        self._batch.put(_BANDS, manifest)
+
+    def raw(self) -> WriteBatch:
+        """Give RocksDB's batch."""
+        return self._batch
+
+
+class Store:
+    """RocksDB with one partition's rows, opened by one process at a time."""
+
+    def __init__(self, directory: Path, identity: Identity) -> None:
+        """Open, or begin anew where what is there belongs to another log or format.
+
+        Raises:
+            CorruptStateError: the database does not open, or another process holds it.
+        """
+        self._directory = directory
+        directory.mkdir(parents=True, exist_ok=True)
+        try:
+            self._db = Rdict(str(directory), options=_options())
+            if self._db.get(_IDENTITY) not in (None, msgspec.msgpack.encode(identity)):
+                self.close()
+                shutil.rmtree(directory)
+                self._db = Rdict(str(directory), options=_options())
+            self._db.put(_IDENTITY, msgspec.msgpack.encode(identity))
+        except Exception as error:  # rocksdict raises bare Exception for every failure
+            message = f"the index in {directory} does not open: {error}"
+            raise CorruptStateError(message) from error
+        encoded = self._db.get(_NEXT)
+        self.progress = (
+            NOTHING_APPLIED if encoded is None else msgspec.msgpack.decode(encoded, type=Progress)
+        )
+
+    def write(self, batch: Batch) -> None:
+        """Write all of a batch, or nothing."""
+        self._db.write(batch.raw())
+
+    def rows(self, ordinals: Sequence[int]) -> list[Row]:
+        """Read the rows at these ordinals.
+
+        Raises:
+            CorruptStateError: one is not there.
+        """
+        values = self._get([_ROW + _U64.pack(ordinal) for ordinal in ordinals])
+        return [
+            _row(ordinal, _present(value, "row", ordinal))
+            for ordinal, value in zip(ordinals, values, strict=True)
+        ]
+
+    def rows_from(self, ordinal: int) -> Iterator[Row]:
+        """Read the rows at `ordinal` and after, in order."""
+        for key, value in self._scan(_ROW, _ROW + _U64.pack(ordinal)):
+            yield _row(_U64.unpack(key[1:])[0], value)
+
+    def outcomes(self, ordinals: Sequence[int]) -> list[bytes | None]:
+        """Read the stored first outcomes; None where a row was only rebuilt."""
+        return self._get([_OUTCOME + _U64.pack(ordinal) for ordinal in ordinals])
+
+    def first_ordinals(self, pictures: Sequence[tuple[int, str]]) -> list[int | None]:
+        """Find the first record's offset of each (workspace number, image id)."""
+        return self._get_u64([_picture_key(_FIRST, *picture) for picture in pictures])
+
+    def marks(self, pictures: Sequence[tuple[int, str]]) -> list[int | None]:
+        """Find the removal's offset of each (workspace number, image id)."""
+        return self._get_u64([_picture_key(_MARK, *picture) for picture in pictures])
+
+    def removals(self) -> Iterator[tuple[int, int]]:
+        """Give (ordinal, removed at) of all removed rows."""
+        for key, value in self._scan(_REMOVED, _REMOVED):
+            yield _U64.unpack(key[1:])[0], _U64.unpack(value)[0]
+
+    def settings(self) -> Iterator[tuple[int, MatchSettings]]:
+        """Give (offset, settings) in order."""
+        for key, value in self._scan(_SETTINGS, _SETTINGS):
+            yield _U64.unpack(key[1:])[0], cast("MatchSettings", decode_log(value))
+
+    def workspaces(self) -> Iterator[tuple[str, int]]:
+        """Give (name, number) of all workspaces."""
+        for key, value in self._scan(_WORKSPACE, _WORKSPACE):
+            yield key[1:].decode(), _U32.unpack(value)[0]
+
+    def sources(self) -> Iterator[tuple[str, int]]:
+        """Give (source partition, last applied offset)."""
+        for key, value in self._scan(_SOURCE, _SOURCE):
+            yield key[1:].decode(), _U64.unpack(value)[0]
+
+    def bands(self) -> bytes | None:
+        """Read the manifest of the band files in use."""
+        return self._get([_BANDS])[0]
+
+    def close(self) -> None:
+        """Close. RocksDB's lock goes when no iterator is alive either, hence the collection."""
+        self._db.close()
+        gc.collect()
+
+    def _get(self, keys: list[bytes]) -> list[bytes | None]:
+        # The cast of `keys` is for the stub, whose list of key types is invariant.
+        found = self._db.get(cast("list[Any]", keys)) if keys else []
+        return cast("list[bytes | None]", found)
+
+    def _get_u64(self, keys: list[bytes]) -> list[int | None]:
+        return [None if value is None else _U64.unpack(value)[0] for value in self._get(keys)]
+
+    def _scan(self, prefix: bytes, start: bytes) -> Iterable[tuple[bytes, bytes]]:
+        iterator = self._db.iter()
+        iterator.seek(start)
+        while iterator.valid():
+            key = cast("bytes", iterator.key())
+            if not key.startswith(prefix):
+                return
+            yield key, cast("bytes", iterator.value())
+            iterator.next()
+        # An iterator that met a damaged block is invalid too, and says so only here.
+        iterator.status()
+
+
+def _options() -> Options:
+    options = Options(raw_mode=True)
+    options.create_if_missing(True)  # noqa: FBT003 - the library's signature
+    options.set_max_open_files(_OPEN_FILES)
+    options.set_write_buffer_size(_WRITE_BUFFER_BYTES)
+    options.set_compression_type(DBCompressionType.none())  # hashes do not compress
+    options.set_paranoid_checks(True)
+    options.set_keep_log_file_num(4)
+    table = BlockBasedOptions()
+    table.set_block_cache(Cache(_BLOCK_CACHE_BYTES))
+    table.set_bloom_filter(10, block_based=False)
+    options.set_block_based_table_factory(table)
+    return options
+
+
+def _picture_key(prefix: bytes, workspace: int, image_id: str) -> bytes:
+    return prefix + _U32.pack(workspace) + image_id.encode()
+
+
+def _row(ordinal: int, value: bytes) -> Row:
+    timestamp_ms, number = _ROW_HEAD.unpack_from(value)
+    record = cast("Hashed", decode_log(value[_ROW_HEAD.size :]))
+    return Row(ordinal, timestamp_ms, number, record)
+
+
+def _present(value: bytes | None, what: str, ordinal: int) -> bytes:
+    if value is None:
+        message = f"the {what} of offset {ordinal} is not in the index; delete it to rebuild"
+        raise CorruptStateError(message)
+    return value
