@@ -1,0 +1,180 @@
+"""What the matcher says of a picture: an outcome, from the index as of the picture's place.
+
+Pure: the index is asked through a small protocol, and the same picture of the same log gives the
+same bytes whenever it is asked. Called by `streams.matcher` for each group of the log.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from agents.decide import decide_all
+from schemas.codec import cloudevents_headers, encode_json, event_id
+from schemas.records import Hashed, ImageMatched, Match, MatchSettings, Position
+from schemas.topics import IMAGE_MATCHED
+
+MODEL = "check-dedup/phash-views"
+
+
+class Row(Protocol):
+    """A picture as the index holds it."""
+
+    @property
+    def ordinal(self) -> int:
+        """Offset of the first record of its image id."""
+        ...
+
+    @property
+    def timestamp_ms(self) -> int:
+        """Timestamp of that record."""
+        ...
+
+    @property
+    def record(self) -> Hashed:
+        """That record."""
+        ...
+
+
+RowType = TypeVar("RowType", bound=Row)
+
+
+class Index(Protocol[RowType]):
+    """What matching asks of a partition's index."""
+
+    def settings_at(self, offset: int, /) -> MatchSettings:
+        """Give the settings in force at an offset."""
+        ...
+
+    def rows(self, ordinals: Sequence[int], /) -> list[RowType]:
+        """Give the pictures at these ordinals."""
+        ...
+
+    def outcomes(self, ordinals: Sequence[int], /) -> dict[int, bytes]:
+        """Give the first outcomes that are stored."""
+        ...
+
+    def candidates(
+        self, rows: Sequence[RowType], radius: int, bound: int, /
+    ) -> list[Sequence[int]]:
+        """Give, for each picture, the ordinals of what it saw within the radius."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome(Generic[RowType]):
+    """The outcome for one picture, as it is delivered and stored."""
+
+    row: RowType
+    value: bytes
+    fresh: bool
+
+    @property
+    def key(self) -> bytes:
+        """The record's key on `image-matched`."""
+        return self.row.record.image_id.encode()
+
+    @property
+    def headers(self) -> tuple[tuple[str, bytes], ...]:
+        """CloudEvents headers, the same for every delivery of this outcome."""
+        record = self.row.record
+        return tuple(
+            cloudevents_headers(
+                topic=IMAGE_MATCHED,
+                identifier=event_id(IMAGE_MATCHED, record.workspace, record.image_id),
+                source="matcher",
+                subject=record.image_id,
+                time_ms=self.row.timestamp_ms,
+                content_type="application/json",
+            )
+        )
+
+
+def outcomes(
+    index: Index[RowType], partition: int, firsts: Iterable[int]
+) -> dict[int, Outcome[RowType]]:
+    """Give the outcome of each picture, by the offset of its first record.
+
+    What is stored is given as stored. What is not (a new picture, or one that was only rebuilt)
+    is decided as of its own place in the log, so that both give the same bytes.
+    """
+    ordinals = sorted(set(firsts))
+    stored = index.outcomes(ordinals)
+    rows = index.rows(ordinals)
+    decided = _decide(index, partition, [row for row in rows if row.ordinal not in stored])
+    return {
+        row.ordinal: Outcome(row, decided[row.ordinal], fresh=True)
+        if row.ordinal in decided
+        else Outcome(row, stored[row.ordinal], fresh=False)
+        for row in rows
+    }
+
+
+def _decide(index: Index[RowType], partition: int, rows: Sequence[RowType]) -> Mapping[int, bytes]:
+    by_settings: dict[MatchSettings, list[RowType]] = {}
+    for row in rows:
+        by_settings.setdefault(index.settings_at(row.ordinal), []).append(row)
+    return {
+        row.ordinal: encode_json(_outcome(row, partition, seen, settings))
+        for settings, asked in by_settings.items()
+        for row, seen in zip(asked, _earlier(index, asked, settings), strict=True)
+    }
+
+
+def _earlier(
+    index: Index[RowType], rows: Sequence[RowType], settings: MatchSettings
+) -> list[list[RowType]]:
+    """Read what each picture saw, oldest first; each candidate's row is read once."""
+    found = index.candidates(rows, settings.radius, settings.candidates_bound)
+    ordinals = sorted({ordinal for candidates in found for ordinal in candidates})
+    read = dict(zip(ordinals, index.rows(ordinals), strict=True))
+    return [[read[ordinal] for ordinal in sorted(candidates)] for candidates in found]
+
+
+def _outcome(
+    row: Row, partition: int, earlier: Sequence[Row], settings: MatchSettings
+) -> ImageMatched:
+    record = row.record
+    decisions = decide_all(
+        record.fingerprint, [other.record.fingerprint for other in earlier], settings
+    )
+    related = sorted(
+        (
+            (decision, other.record)
+            for decision, other in zip(decisions, earlier, strict=True)
+            if decision is not None
+        ),
+        key=lambda pair: pair[0].rank,
+    )
+    matches = [
+        Match(
+            sha256=other.fingerprint.sha256.hex(),
+            image_id=other.image_id,
+            score=decision.score,
+            fine_distance=decision.fine_distance,
+            relation=decision.relation,
+            tier=decision.tier,
+            weight=decision.weight,
+            views=decision.views,
+            origin=other.origin,
+            check=other.check,
+        )
+        for decision, other in related
+    ]
+    same_item = [match for match in matches if match.relation != "other_text"]
+    fingerprint = record.fingerprint
+    return ImageMatched(
+        workspace=record.workspace,
+        image_id=record.image_id,
+        sha256=fingerprint.sha256.hex(),
+        position=Position(partition=partition, offset=row.ordinal),
+        match=bool(same_item),
+        closest_match=same_item[0] if same_item else None,
+        matches=tuple(matches[: settings.matches_bound]),
+        matches_total=len(matches),
+        model=f"{MODEL}/{settings.decision_version}",
+        hash_version=fingerprint.version,
+        origin=record.origin,
+        check=record.check,
+        low_information=fingerprint.low_information,
+        removed=fingerprint.is_blank,
+    )
