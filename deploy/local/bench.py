@@ -1,0 +1,267 @@
+"""`make bench`: what the whole loop does on this machine, on a real broker, with a peer beside it.
+
+Starts a broker of its own and the real processes. Prints each figure with the goal that it is held
+against; says on what it was measured. Not a test: a busy machine gives other figures.
+"""
+
+import multiprocessing
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import psutil
+from confluent_kafka import Producer
+from PIL import Image
+from rich.progress import track
+
+from agents.decode import DecodeLimits
+from agents.fingerprint import fingerprint
+from deploy.local.broker import Broker
+from schemas.codec import encode_json, encode_log
+from schemas.records import Fingerprint, Hashed, ImageIngested, View
+from schemas.topics import IMAGE_INGESTED, IMAGE_MATCHED, INDEX_LOG
+from streams.kafka_client import committed_offset, producer
+from streams.log import LogReader
+from streams.partitioner import partition_of
+from streams.settings import Settings
+from streams.topics import HASHER_GROUP, MATCHER_GROUP
+
+SEED = 1
+PARTITIONS = 4
+BASE_PICTURES = 100_000
+MORE_PICTURES = 20_000
+VIEWS = 2
+COPIES_SHARE = 0.3
+WORKSPACES = 32
+HASHED_PICTURES = 1_500
+PICTURE_PIXELS = (1152, 864)
+DECODE_PROCESSES = 2
+DEADLINE_SECONDS = 600.0
+
+COMMAND = Path(sys.executable).parent / "check-dedup"
+
+
+def main() -> int:
+    """Measure, and print."""
+    processor = next(
+        line.split(":")[1].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    )
+    print(f"{processor}, {os.cpu_count()} cores, Python {platform.python_version()}")
+    with tempfile.TemporaryDirectory(dir=_build()) as directory:
+        folder = Path(directory)
+        with Broker(folder / "kafka") as broker:
+            environment = {
+                "KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap,
+                "CHECK_DEDUP_PARTITIONS": str(PARTITIONS),
+                "CHECK_DEDUP_DATA_DIRECTORY": str(folder / "data"),
+                "CHECK_DEDUP_DECODE_PROCESSES": str(DECODE_PROCESSES),
+                "CHECK_DEDUP_INSTANCE_ID": "bench",
+            }
+            settings = Settings.from_environment(environment)
+            subprocess.run(
+                [COMMAND, "topics", "create"],
+                env=os.environ | environment,
+                check=True,
+                stdout=subprocess.DEVNULL,
+            )
+            _cold_start(settings, environment)
+            _hasher(settings, environment)
+            _matcher(settings, environment, folder)
+    return 0
+
+
+def _cold_start(settings: Settings, environment: dict[str, str]) -> None:
+    outcomes = LogReader(settings, IMAGE_MATCHED)
+    started = time.monotonic()
+    with _running("hasher", environment), _running("matcher", environment):
+        _publish(settings, [_jpeg(np.random.default_rng(SEED))])
+        _wait(lambda: _records(outcomes) >= 1)
+        _print("cold start of both to the first outcome", time.monotonic() - started, "s", "< 10")
+
+
+def _hasher(settings: Settings, environment: dict[str, str]) -> None:
+    """Events a second through the hasher, against a bare pool doing the same decode and hash."""
+    rng = np.random.default_rng(SEED)
+    pictures = [_jpeg(rng) for _ in range(50)] * (HASHED_PICTURES // 50)
+    with multiprocessing.get_context("spawn").Pool(DECODE_PROCESSES) as pool:
+        pool.map(_bare, pictures[:50])  # imports done
+        started = time.monotonic()
+        pool.map(_bare, pictures, chunksize=1)
+        bare = len(pictures) / (time.monotonic() - started)
+    log = LogReader(settings, INDEX_LOG)
+    before = _records(log)
+    with _running("hasher", environment) as process:
+        # The first pictures wait for the group to form; they are not counted.
+        _publish(settings, pictures[:50])
+        _wait(lambda: _records(log) >= before + 50)
+        _publish(settings, pictures)
+        start, started = _records(log), time.monotonic()
+        _wait(lambda: _records(log) >= before + 50 + len(pictures))
+        rate = (_records(log) - start) / (time.monotonic() - started)
+        kilobytes = sum(map(len, pictures)) / len(pictures) / 1024
+        what = f"{PICTURE_PIXELS[0]} x {PICTURE_PIXELS[1]} JPEG of {kilobytes:.0f} KB"
+        _print(f"hasher, {what}, {DECODE_PROCESSES} processes", rate, "pictures/s")
+        _print("  a bare process pool, the same work", bare, "pictures/s")
+        _print("  share of the bare pool", 100 * rate / bare, "%", "> 60")
+        _print("  memory of the hasher's parent", _memory_mb(process), "MB", "< 250")
+    _wait(lambda: _committed(settings, HASHER_GROUP, IMAGE_INGESTED) >= len(pictures) + 51)
+
+
+def _matcher(settings: Settings, environment: dict[str, str], folder: Path) -> None:
+    """Records a second of one matcher on one core, and how fast it rebuilds a lost index."""
+    log = LogReader(settings, INDEX_LOG)
+    _append(settings, BASE_PICTURES + MORE_PICTURES)
+    total = _records(log)
+    with _running("matcher", environment, core=0) as process:
+        base = total - MORE_PICTURES
+        _wait(lambda: _committed(settings, MATCHER_GROUP, INDEX_LOG) >= base)
+        start, started = _committed(settings, MATCHER_GROUP, INDEX_LOG), time.monotonic()
+        _wait(lambda: _committed(settings, MATCHER_GROUP, INDEX_LOG) >= total)
+        rate = (total - start) / (time.monotonic() - started)
+        what = f"matcher at {BASE_PICTURES:,} pictures of {VIEWS} views, radius 10, one core"
+        _print(what, rate, "records/s", "> 1000")
+        _print("  memory of the matcher", _memory_mb(process), "MB", "< 400")
+    shutil.rmtree(folder / "data")
+    with _running("matcher", environment) as process:
+        rebuilt = [
+            float(line.rsplit(" in ", 1)[1].split()[0])
+            for line in _lines(process, "rebuilt 0 to", PARTITIONS)
+        ]
+        _print("rebuild of the index from the log", total / sum(rebuilt), "records/s", "> 20000")
+
+
+def _bare(content: bytes) -> None:
+    fingerprint(content, DecodeLimits(pixels=100_000_000))
+
+
+def _jpeg(rng: np.random.Generator) -> bytes:
+    """Smooth noise of several scales: compresses about as a photograph does."""
+    picture = Image.new("L", PICTURE_PIXELS)
+    for cells in (4, 16, 64, 256):
+        noise = Image.fromarray(rng.integers(0, 256, (cells, cells), np.uint8))
+        picture = Image.blend(picture, noise.resize(PICTURE_PIXELS, Image.Resampling.BICUBIC), 0.4)
+    file = BytesIO()
+    Image.merge("RGB", [picture, picture.rotate(180), picture]).save(file, "JPEG", quality=92)
+    return file.getvalue()
+
+
+def _publish(settings: Settings, pictures: list[bytes]) -> None:
+    client = producer(settings)
+    for content in pictures:
+        event = ImageIngested("bench", uuid.uuid4().hex, content=content)
+        _produce(client, IMAGE_INGESTED, event.image_id.encode(), encode_json(event))
+    client.flush()
+
+
+def _append(settings: Settings, pictures: int) -> None:
+    """Append hashed pictures to the log; some are near-copies of an earlier one."""
+    rng = np.random.default_rng(SEED)
+    client = producer(settings)
+    known: list[tuple[View, ...]] = []
+    for number in track(range(pictures), "filling the log", transient=True):
+        if known and rng.random() < COPIES_SHARE:
+            views = tuple(_moved(view, rng) for view in known[int(rng.integers(len(known)))])
+        else:
+            views = tuple(
+                View(f"view-{view}", (0, 0, 256, 256), rng.bytes(8), rng.bytes(32))
+                for view in range(VIEWS)
+            )
+        known.append(views)
+        found = Fingerprint(1, rng.bytes(32), "JPEG", 1024, 768, 341, 256, views)
+        workspace = f"bench-{number % WORKSPACES}"
+        record = encode_log(Hashed(1, workspace, f"bench-{number}", "event", found, 0))
+        place = partition_of(workspace, PARTITIONS)
+        _produce(client, INDEX_LOG, uuid.uuid4().bytes, record, place)
+    client.flush()
+
+
+def _moved(view: View, rng: np.random.Generator) -> View:
+    bits = 1 << int(rng.integers(64)) | 1 << int(rng.integers(64))
+    code = (int.from_bytes(view.code) ^ bits).to_bytes(8)
+    return View(view.name, view.rectangle, code, view.fine)
+
+
+def _produce(
+    client: Producer, topic: str, key: bytes, value: bytes, partition: int | None = None
+) -> None:
+    while True:
+        try:
+            client.produce(topic, value, key, -1 if partition is None else partition)
+        except BufferError:
+            client.poll(0.1)
+        else:
+            return
+
+
+@contextmanager
+def _running(
+    command: str, environment: dict[str, str], *, core: int | None = None
+) -> Iterator[psutil.Popen]:
+    process = psutil.Popen(
+        [COMMAND, command], env=os.environ | environment, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        if core is not None:
+            process.cpu_affinity([core])
+        yield process
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _lines(process: psutil.Popen, wanted: str, count: int) -> list[str]:
+    found: list[str] = []
+    for line in process.stderr:
+        if wanted in line:
+            found.append(line)
+            if len(found) == count:
+                return found
+    raise RuntimeError(f"the process ended without saying {wanted!r} {count} times")
+
+
+def _records(log: LogReader) -> int:
+    return sum(log.watermarks(partition)[1] for partition in range(PARTITIONS))
+
+
+def _committed(settings: Settings, group: str, topic: str) -> int:
+    return sum(
+        committed_offset(settings, group, topic, partition) or 0 for partition in range(PARTITIONS)
+    )
+
+
+def _wait(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not done in {DEADLINE_SECONDS:g} s")
+        time.sleep(0.1)
+
+
+def _memory_mb(process: psutil.Popen) -> float:
+    return float(process.memory_info().rss) / 1e6
+
+
+def _print(what: str, value: float, unit: str, goal: str = "") -> None:
+    print(f"{what:75} {value:10,.1f} {unit:10} {f'goal {goal}' if goal else ''}", flush=True)
+
+
+def _build() -> Path:
+    folder = Path("build")
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

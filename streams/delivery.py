@@ -1,0 +1,128 @@
+"""The order on which every promise rests: delivered, then applied, then committed.
+
+`commit_group` is the only caller that acknowledges a group; `Window` does the same for events
+that complete out of order. What they acknowledge is a watermark per topic partition: below it
+everything is delivered and applied. Only watermarks are ever committed to a consumer group.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+
+class TopicPartition(NamedTuple):
+    """A partition of a topic; equal to Faust's own type for the same two values."""
+
+    topic: str
+    partition: int
+
+    def __str__(self) -> str:
+        """Name it as everywhere in logs and errors."""
+        return f"{self.topic}[{self.partition}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A record to deliver. `partition` None: the key decides, by murmur2."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes | None], ...] = ()
+    partition: int | None = None
+
+
+class Deliver(Protocol):
+    """Hand records to the broker and return when it has acknowledged every one of them."""
+
+    async def __call__(self, records: Collection[Outgoing], /) -> None:
+        """Deliver; an error means that some may not be there."""
+        ...
+
+
+async def commit_group(
+    *,
+    outgoing: Collection[Outgoing],
+    deliver: Deliver,
+    apply: Callable[[], Awaitable[None]],
+    acknowledge: Callable[[], None],
+) -> None:
+    """Deliver all, then apply, then acknowledge; a failure leaves the later steps undone."""
+    await deliver(outgoing)
+    await apply()
+    acknowledge()
+
+
+class Watermarks:
+    """Per topic partition: the generation it was assigned in, and the offset to commit."""
+
+    def __init__(self) -> None:
+        """Start without assignments."""
+        self._offsets: dict[tuple[str, int], tuple[int, int]] = {}
+
+    def advance(self, partition: TopicPartition, generation: int, offset: int) -> None:
+        """Move a partition's watermark up; never down within a generation."""
+        known = self._offsets.get(partition)
+        if known is None or (generation, offset) > known:
+            self._offsets[partition] = (generation, offset)
+
+    def committable(
+        self, assigned: Collection[tuple[str, int]], generation: int
+    ) -> Mapping[tuple[str, int], int]:
+        """Give the offsets to commit: of what is assigned now, reached in this generation."""
+        return {
+            partition: offset
+            for partition, (reached_in, offset) in self._offsets.items()
+            if reached_in == generation and partition in assigned
+        }
+
+
+class Window:
+    """The events of one partition that are in work, completing in any order.
+
+    Bounded: `enter` waits while the oldest unfinished event is `size` events behind. The
+    watermark is the lowest offset that is not finished.
+    """
+
+    def __init__(self, size: int, start: int, advance: Callable[[int], None]) -> None:
+        """Start at the offset `start`; `advance` is called with each new watermark."""
+        self._size = size
+        self._advance = advance
+        self._next = start
+        self._watermark = start
+        self._finished: dict[int, bool] = {}
+        self._abandoned = False
+        self._room = asyncio.Event()
+        self._room.set()
+
+    def __len__(self) -> int:
+        """Count the events that entered and lie at or above the watermark."""
+        return len(self._finished)
+
+    async def enter(self, offset: int) -> bool:
+        """Admit the event at `offset` (offsets ascend, and may skip); False once abandoned."""
+        while len(self._finished) >= self._size and not self._abandoned:
+            self._room.clear()
+            await self._room.wait()
+        if self._abandoned:
+            return False
+        self._finished[offset] = False
+        self._next = offset + 1
+        return True
+
+    def abandon(self) -> None:
+        """Admit nothing more, and let those go who wait: the partition is revoked."""
+        self._abandoned = True
+        self._room.set()
+
+    def finish(self, offset: int) -> None:
+        """Mark an event as delivered and applied."""
+        self._finished[offset] = True
+        while self._finished and self._finished[next(iter(self._finished))]:
+            del self._finished[next(iter(self._finished))]
+        watermark = next(iter(self._finished), self._next)
+        self._room.set()
+        if watermark > self._watermark:
+            self._watermark = watermark
+            self._advance(watermark)

@@ -1,0 +1,248 @@
+"""What arrives of each assigned partition: in order, without holes, from the committed offset on.
+
+Faust delivers events; whether it delivered all of them is checked here by their offsets. What is
+missing between two events, or behind the last one, is read straight from the log. The hasher and
+the matcher see `Stretch`es only, so that this one mechanism serves first start, restart, a moved
+partition and a hole in delivery alike.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ParamSpec, TypeVar
+
+import faust
+
+from schemas.topics import MEBIBYTE
+from streams.delivery import TopicPartition
+from streams.entry import LogEntry
+from streams.errors import CorruptStateError, MisconfiguredError, RetryableError
+from streams.kafka_client import committed_offset
+from streams.log import LogReader
+from streams.settings import Settings
+from streams.transport import App
+
+logger = logging.getLogger(__name__)
+
+# Faust hands over one event per turn of the loop; waiting this long for the next one makes
+# groups, and ten times the throughput (200 to 2,500 events a second on one core).
+_GATHER_SECONDS = 0.003
+# Events may hold whole pictures; a stretch of them is in memory until all have entered a window.
+_GATHER_BYTES = 4 * MEBIBYTE
+# How often a partition without events is compared with its end in the log.
+_IDLE_SECONDS = 5.0
+_ASK_AGAIN_SECONDS = 1.0
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Everything of one partition in [start, stop), as of one assignment of it."""
+
+    partition: TopicPartition
+    generation: int
+    start: int
+    entries: Sequence[LogEntry]
+    stop: int
+
+
+@dataclass(slots=True)
+class _Position:
+    """Where a partition's feed stands, in one generation."""
+
+    generation: int
+    expected: int
+    moved_at: float
+
+
+class Feed:
+    """The stretches of one topic for one consumer group."""
+
+    def __init__(
+        self,
+        app: App,
+        settings: Settings,
+        topic: str,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Hear of assignments of `topic`."""
+        self._app = app
+        self._settings = settings
+        self._topic = topic
+        self._log = LogReader(settings, topic)
+        self._gather = settings.group_size
+        self._clock = clock
+        self._positions: dict[TopicPartition, _Position] = {}
+        self._assigned = asyncio.Event()
+        app.on_partitions_assigned.connect(self._on_assigned)
+
+    async def stretches(self, stream: faust.Stream[Any]) -> AsyncIterator[Stretch]:
+        """Give stretches for ever; the first of each assignment is empty, at its start.
+
+        Raises:
+            MisconfiguredError: the group has no committed offset.
+            CorruptStateError: the committed offset lies beyond the log's end.
+        """
+        events = aiter(stream.noack().events())
+        upcoming = asyncio.ensure_future(anext(events))
+        while True:
+            messages: list[Any] = []
+            gathered_bytes = 0
+            assigned = asyncio.ensure_future(self._assigned.wait())
+            await asyncio.wait(
+                {upcoming, assigned},
+                timeout=_IDLE_SECONDS,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            assigned.cancel()
+            self._assigned.clear()
+            while (
+                upcoming.done() and len(messages) < self._gather and gathered_bytes < _GATHER_BYTES
+            ):
+                try:
+                    event = upcoming.result()
+                except StopAsyncIteration:  # the stream is stopping
+                    return
+                # Faust must neither wait for an event nor decide by it what is committed.
+                event.ack()
+                messages.append(event.message)
+                gathered_bytes += len(event.message.value or b"")
+                upcoming = asyncio.ensure_future(anext(events))
+                if not upcoming.done():
+                    await asyncio.wait({upcoming}, timeout=_GATHER_SECONDS)
+            async for stretch in self._begun():
+                yield stretch
+            for partition, entries in self._by_partition(messages).items():
+                yield await self._joined(partition, entries)
+            async for stretch in self._silent():
+                yield stretch
+
+    async def _on_assigned(self, *_: object, **__: object) -> None:
+        self._assigned.set()
+
+    def owned(self) -> set[TopicPartition]:
+        """Give the partitions of the topic that are assigned now."""
+        return {
+            TopicPartition(*partition)
+            for partition in self._app.consumer.assignment()
+            if partition.topic == self._topic
+        }
+
+    async def _begun(self) -> AsyncIterator[Stretch]:
+        """Take up the partitions that this generation has brought."""
+        generation = self._app.consumer_generation_id
+        mine = self.owned()
+        for partition in self._positions.keys() - mine:
+            del self._positions[partition]
+        for partition in sorted(mine):
+            known = self._positions.get(partition)
+            if known is not None and known.generation == generation:
+                continue
+            committed = await self._committed(partition)
+            self._positions[partition] = _Position(generation, committed, self._clock())
+            yield Stretch(partition, generation, committed, (), committed)
+
+    async def _committed(self, partition: TopicPartition) -> int:
+        group = self._app.conf.id
+        committed = await self._ask(committed_offset, self._settings, group, *partition)
+        low, high = await self._ask(self._log.watermarks, partition.partition)
+        place = f"group {group} has for {partition.topic} partition {partition.partition}"
+        if committed is None:
+            message = f"{place} no committed offset; run check-dedup topics create"
+            raise MisconfiguredError(message)
+        if committed > high:
+            message = f"{place} offset {committed} committed, but the log ends at {high}"
+            raise CorruptStateError(message)
+        if committed < low:
+            logger.critical(
+                "%s offset %d committed, but the log begins at %d: %d records are lost",
+                place,
+                committed,
+                low,
+                low - committed,
+            )
+            return low
+        return committed
+
+    def _by_partition(self, messages: Iterable[Any]) -> Mapping[TopicPartition, list[LogEntry]]:
+        """Sort events by partition; drop those of an earlier generation, or seen already."""
+        found: dict[TopicPartition, list[LogEntry]] = {}
+        for message in messages:
+            partition = TopicPartition(message.topic, message.partition)
+            position = self._positions.get(partition)
+            if (
+                position is not None
+                and message.generation_id == position.generation
+                and message.offset >= position.expected
+            ):
+                found.setdefault(partition, []).append(_entry(message))
+        return found
+
+    async def _joined(self, partition: TopicPartition, entries: list[LogEntry]) -> Stretch:
+        """Make a stretch of events, with what is missing before and between them."""
+        position = self._positions[partition]
+        start = want = position.expected
+        joined: list[LogEntry] = []
+        for entry in entries:
+            if entry.offset > want:
+                joined.extend(await self._read(partition, want, entry.offset))
+            if entry.offset >= want:
+                joined.append(entry)
+                want = entry.offset + 1
+        return self._stretch(partition, start, joined, want)
+
+    async def _silent(self) -> AsyncIterator[Stretch]:
+        """Read what the log holds of partitions whose events do not come."""
+        now = self._clock()
+        for partition, position in list(self._positions.items()):
+            if now - position.moved_at < _IDLE_SECONDS:
+                continue
+            position.moved_at = now
+            _, high = await self._ask(self._log.watermarks, partition.partition)
+            start, stop = position.expected, min(high, position.expected + self._gather)
+            if stop > start:
+                logger.warning("%s: reading %d to %d from the log", partition, start, stop)
+                entries = await self._read(partition, start, stop)
+                yield self._stretch(partition, start, entries, stop)
+
+    def _stretch(
+        self, partition: TopicPartition, start: int, entries: list[LogEntry], stop: int
+    ) -> Stretch:
+        position = self._positions[partition]
+        position.expected = stop
+        position.moved_at = self._clock()
+        return Stretch(partition, position.generation, start, entries, stop)
+
+    async def _read(self, partition: TopicPartition, low: int, high: int) -> list[LogEntry]:
+        def read() -> list[LogEntry]:
+            batches = self._log.read_range(partition.partition, low, high, headers=True)
+            return [entry for batch in batches for entry in batch]
+
+        return await self._ask(read)
+
+    async def _ask(self, question: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Ask the broker, and again for as long as it does not answer."""
+        while True:
+            try:
+                return await asyncio.to_thread(question, *args, **kwargs)
+            except RetryableError as error:
+                logger.warning("asking again: %s", error)
+                await asyncio.sleep(_ASK_AGAIN_SECONDS)
+
+
+def _entry(message: Any) -> LogEntry:  # noqa: ANN401 - Faust declares no type for it
+    """Copy a Faust message; its timestamp is in seconds, made from whole milliseconds."""
+    headers = message.headers or ()
+    pairs = headers.items() if isinstance(headers, Mapping) else headers
+    return LogEntry(
+        offset=message.offset,
+        timestamp_ms=max(0, round((message.timestamp or 0) * 1000)),
+        key=message.key,
+        value=message.value,
+        headers=tuple(pairs),
+    )

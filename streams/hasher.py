@@ -1,0 +1,281 @@
+"""The hasher: Check's events become records of `index-log`, and what is no good dead letters.
+
+A Faust app around `agents.hash_image`. Pictures are fetched and hashed side by side in a bounded
+window and complete in any order; removals are appended in the order of their topic. The
+watermark stays below the oldest event that is not delivered. Stateless: any number of replicas.
+"""
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Never
+
+import faust
+
+from agents.decode import DecodeLimits
+from agents.fingerprint import fingerprint
+from agents.hash_image import hash_image
+from schemas.codec import (
+    cloudevents_headers,
+    dead_letter_headers,
+    decode_image_ingested,
+    decode_image_removed,
+    encode_log,
+    event_id,
+)
+from schemas.reasons import Rejection
+from schemas.records import Fingerprint, Hashed, Removed, Source
+from schemas.topics import (
+    IMAGE_INGESTED,
+    IMAGE_REMOVED,
+    INDEX_LOG,
+    MEBIBYTE,
+    dead_letter_topic_name,
+)
+from streams.delivery import Deliver, Outgoing, TopicPartition, Watermarks, Window, commit_group
+from streams.entry import LogEntry
+from streams.feed import Feed, Stretch
+from streams.fetch import Fetcher
+from streams.partitioner import partition_of
+from streams.pool import DecodePool
+from streams.producer import DeliveringProducer
+from streams.settings import Settings
+from streams.topics import HASHER_GROUP, LOG_CONTENT_TYPE
+from streams.transport import build_app
+from streams.worker import add_agent, die, require_topics, run
+
+logger = logging.getLogger(__name__)
+
+# Each event may hold a picture of up to 1 MB.
+_BUFFERED_EVENTS = 16
+# Of events in work. An inline picture is there about three times: as the event, decoded from
+# base64, and on its way to a child.
+_IN_WORK_BYTES = 32 * MEBIBYTE
+
+
+def run_hasher(settings: Settings) -> Never:
+    """Run a hasher until it is told to stop."""
+    require_topics(settings)
+    app = build_app(settings, HASHER_GROUP, buffered_events=_BUFFERED_EVENTS)
+    pool = DecodePool(settings)
+    fetcher = Fetcher(settings)
+    hasher = Hasher(
+        settings,
+        fetcher=fetcher,
+        pool=pool,
+        deliver=DeliveringProducer(settings),
+        watermarks=app.watermarks,
+        new_key=lambda: uuid.uuid4().bytes,
+        fail=die,
+    )
+    pictures = Feed(app, settings, IMAGE_INGESTED)
+    removals = Feed(app, settings, IMAGE_REMOVED)
+
+    async def hash_images(stream: faust.Stream[Any]) -> None:
+        async with pool, fetcher:
+            try:
+                async for stretch in pictures.stretches(stream):
+                    await hasher.ingest(stretch)
+            finally:
+                hasher.abandon()
+
+    async def forget_images(stream: faust.Stream[Any]) -> None:
+        async for stretch in removals.stretches(stream):
+            await hasher.remove(stretch)
+
+    async def abandon(*_: object, **__: object) -> None:
+        hasher.abandon()
+
+    app.on_partitions_revoked.connect(abandon, weak=False)
+    add_agent(app, IMAGE_INGESTED, hash_images)
+    add_agent(app, IMAGE_REMOVED, forget_images)
+    run(app)
+
+
+class Hasher:
+    """What is done with a stretch of `image-ingested` and of `image-removed`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        fetcher: Fetcher,
+        pool: DecodePool,
+        deliver: Deliver,
+        watermarks: Watermarks,
+        new_key: Callable[[], bytes],
+        fail: Callable[[BaseException], None],
+    ) -> None:
+        """Take the parts; `new_key` gives a key that no log record had before."""
+        self._settings = settings
+        self._fetcher = fetcher
+        self._pool = pool
+        self._deliver = deliver
+        self._watermarks = watermarks
+        self._new_key = new_key
+        self._fail = fail
+        self._limits = DecodeLimits(pixels=settings.pixel_limit)
+        self._in_work = Budget(_IN_WORK_BYTES)
+        self._windows: dict[TopicPartition, tuple[int, Window]] = {}
+        self._work: dict[TopicPartition, set[asyncio.Task[None]]] = {}
+
+    async def ingest(self, stretch: Stretch) -> None:
+        """Begin work on a stretch of `image-ingested`; waits only where the window is full."""
+        window = self._window(stretch)
+        tasks = self._work.setdefault(stretch.partition, set())
+        for entry in stretch.entries:
+            if not await window.enter(entry.offset):
+                return
+            size_bytes = len(entry.value or b"")
+            await self._in_work.take(size_bytes)
+            task = asyncio.create_task(self._picture(stretch.partition, entry, window))
+            task.add_done_callback(partial(self._in_work.give_back, size_bytes))
+            tasks.add(task)
+            task.add_done_callback(partial(self._done, tasks))
+
+    async def remove(self, stretch: Stretch) -> None:
+        """Append a stretch of `image-removed` to the log, in its order."""
+        outgoing = [self._removal(stretch.partition, entry) for entry in stretch.entries]
+        await commit_group(
+            outgoing=outgoing,
+            deliver=self._deliver,
+            apply=_nothing_to_apply,
+            acknowledge=partial(
+                self._watermarks.advance, stretch.partition, stretch.generation, stretch.stop
+            ),
+        )
+
+    def abandon(self) -> None:
+        """Drop all pictures in work: their partitions are revoked, their offsets uncommitted."""
+        for tasks in self._work.values():
+            for task in tasks:
+                task.cancel()
+        for _, window in self._windows.values():
+            window.abandon()
+        self._windows.clear()
+
+    def _window(self, stretch: Stretch) -> Window:
+        generation, window = self._windows.get(stretch.partition, (None, None))
+        if window is None or generation != stretch.generation:
+            advance = partial(self._watermarks.advance, stretch.partition, stretch.generation)
+            window = Window(self._settings.window_size, stretch.start, advance)
+            self._windows[stretch.partition] = (stretch.generation, window)
+        return window
+
+    async def _picture(self, partition: TopicPartition, entry: LogEntry, window: Window) -> None:
+        event = decode_image_ingested(entry.key, entry.value)
+        if isinstance(event, Rejection):
+            outgoing = dead_letter(partition, entry, event)
+        else:
+            hashed = await hash_image(event, self._fetcher.fetch, self._hash)
+            if isinstance(hashed, Rejection):
+                outgoing = dead_letter(partition, entry, hashed)
+            else:
+                record = Hashed(
+                    record_version=1,
+                    workspace=event.workspace,
+                    image_id=event.image_id,
+                    origin="event",
+                    fingerprint=hashed,
+                    ingested_at_ms=entry.timestamp_ms,
+                    source=Source(partition.topic, partition.partition, entry.offset),
+                    check=event.check,
+                )
+                outgoing = self._log_record(partition, entry, record)
+        await commit_group(
+            outgoing=[outgoing],
+            deliver=self._deliver,
+            apply=_nothing_to_apply,
+            acknowledge=partial(window.finish, entry.offset),
+        )
+
+    async def _hash(self, content: bytes) -> Fingerprint | Rejection:
+        return await self._pool.run(
+            fingerprint,
+            content,
+            self._limits,
+            timeout_seconds=self._settings.decode_timeout_seconds,
+        )
+
+    def _removal(self, partition: TopicPartition, entry: LogEntry) -> Outgoing:
+        event = decode_image_removed(entry.key, entry.value)
+        if isinstance(event, Rejection):
+            return dead_letter(partition, entry, event)
+        record = Removed(
+            record_version=1,
+            workspace=event.workspace,
+            image_id=event.image_id,
+            source=Source(partition.topic, partition.partition, entry.offset),
+        )
+        return self._log_record(partition, entry, record)
+
+    def _log_record(
+        self, partition: TopicPartition, entry: LogEntry, record: Hashed | Removed
+    ) -> Outgoing:
+        headers = cloudevents_headers(
+            topic=INDEX_LOG,
+            identifier=event_id(INDEX_LOG, *partition, entry.offset),
+            source="hasher",
+            subject=record.image_id,
+            time_ms=entry.timestamp_ms,
+            content_type=LOG_CONTENT_TYPE,
+        )
+        return Outgoing(
+            topic=INDEX_LOG,
+            key=self._new_key(),
+            value=encode_log(record),
+            headers=tuple(headers),
+            partition=partition_of(record.workspace, self._settings.partitions),
+        )
+
+    def _done(self, tasks: set[asyncio.Task[None]], task: asyncio.Task[None]) -> None:
+        tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._fail(error)
+
+
+class Budget:
+    """How much may be in memory at once; one taker is let in whatever its size."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self._left_bytes = self._size_bytes = size_bytes
+        self._changed = asyncio.Event()
+
+    async def take(self, size_bytes: int) -> None:
+        """Wait until there is room; takers come one after the other."""
+        while self._left_bytes < size_bytes and self._left_bytes < self._size_bytes:
+            self._changed.clear()
+            await self._changed.wait()
+        self._left_bytes -= size_bytes
+
+    def give_back(self, size_bytes: int, _: object = None) -> None:
+        """Make room again."""
+        self._left_bytes += size_bytes
+        self._changed.set()
+
+
+def dead_letter(partition: TopicPartition, entry: LogEntry, rejection: Rejection) -> Outgoing:
+    """Make the dead letter of a record: as it was, on the same partition, and why."""
+    logger.info(
+        "dead letter: %s %d: %s %s", partition, entry.offset, rejection.reason, rejection.detail
+    )
+    headers = dead_letter_headers(
+        entry.headers,
+        topic=partition.topic,
+        partition=partition.partition,
+        offset=entry.offset,
+        reason=rejection.reason,
+    )
+    return Outgoing(
+        topic=dead_letter_topic_name(partition.topic),
+        key=entry.key,
+        value=entry.value,
+        headers=tuple(headers),
+        partition=partition.partition,
+    )
+
+
+async def _nothing_to_apply() -> None:
+    """A hasher keeps no state: what it delivered is all there is."""

@@ -1,0 +1,138 @@
+"""The confluent-kafka clients, configured once: log reader, producers, administration.
+
+What differs between clients of one process is theirs to say; where the broker is, and how one
+speaks to it, is said here only. Faust has a client of its own, configured by the apps.
+"""
+
+# ruff: noqa: SLF001 - librdkafka names its own error codes with an underscore
+
+import logging
+from contextlib import closing
+from typing import Final
+
+from confluent_kafka import (
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Producer,
+    TopicCollection,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient
+
+from schemas.topics import LARGEST_MESSAGE_BYTES
+from streams.errors import MisconfiguredError, RetryableError
+from streams.settings import Settings
+
+_LOGGER: Final = logging.getLogger(__name__)
+
+# What no waiting repairs; everything else may pass.
+_MISCONFIGURED: Final = {
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError._UNKNOWN_TOPIC,
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.GROUP_AUTHORIZATION_FAILED,
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+    KafkaError.SASL_AUTHENTICATION_FAILED,
+    KafkaError._AUTHENTICATION,
+    KafkaError.INVALID_REPLICATION_FACTOR,
+    KafkaError.MSG_SIZE_TOO_LARGE,
+}
+
+Config = dict[str, str | int | float | bool]
+
+
+def producer(settings: Settings) -> Producer:
+    """Give a producer that loses, doubles and reorders nothing, and partitions as Faust does."""
+    return Producer(
+        {
+            **_common(settings),
+            # librdkafka's own default is another hash: the same key would land elsewhere.
+            "partitioner": "murmur2_random",
+            "enable.idempotence": True,
+            "acks": "all",
+            "message.max.bytes": LARGEST_MESSAGE_BYTES,
+            "delivery.timeout.ms": settings.delivery_timeout_seconds * 1000,
+            "linger.ms": 5,
+        },
+        logger=_LOGGER,
+    )
+
+
+def direct_consumer(settings: Settings) -> Consumer:
+    """Give a consumer that is assigned by hand, joins no group and commits nothing."""
+    return Consumer(
+        {
+            **_common(settings),
+            "group.id": "check-dedup-direct",  # librdkafka insists on one; it is never joined
+            "enable.auto.commit": False,
+            "enable.auto.offset.store": False,
+            # An offset that is not there is an error, never another place to begin.
+            "auto.offset.reset": "error",
+            "enable.partition.eof": True,
+            # As aiokafka reads, so that both see the same records.
+            "isolation.level": "read_uncommitted",
+            "check.crcs": True,
+            # Read-ahead is memory: 16 MiB is 0.1 s of the fastest reading measured.
+            "queued.max.messages.kbytes": 16 * 1024,
+            # When that is full, look again soon; the default of 1 s would be the speed limit.
+            "fetch.queue.backoff.ms": 2,
+            # At the log's end a fetch waits this long for more, and the next assignment waits for
+            # that fetch: 0.2 s and more with the default of 0.5 s, 3 to 12 ms with this.
+            "fetch.wait.max.ms": 50,
+        },
+        logger=_LOGGER,
+    )
+
+
+def admin_client(settings: Settings) -> AdminClient:
+    """Give a client for topics and groups."""
+    return AdminClient(_common(settings), logger=_LOGGER)
+
+
+def classified(error: KafkaError, what: str) -> MisconfiguredError | RetryableError:
+    """Turn Kafka's error into ours, by what to do about it."""
+    kind = MisconfiguredError if error.code() in _MISCONFIGURED else RetryableError
+    return kind(f"{what}: {error}")
+
+
+def committed_offset(
+    settings: Settings, group: str, topic: str, partition: int, timeout_seconds: float = 10.0
+) -> int | None:
+    """Ask for the offset that a group has committed; None where it has none.
+
+    Raises:
+        RetryableError: no answer in time.
+        MisconfiguredError: there is no such topic, or we may not see it.
+    """
+    with closing(Consumer({**_common(settings), "group.id": group})) as asker:
+        try:
+            (found,) = asker.committed([TopicPartition(topic, partition)], timeout_seconds)
+        except KafkaException as error:
+            what = f"asking for the offset that {group} committed on {topic}[{partition}]"
+            raise classified(error.args[0], what) from error
+        return found.offset if found.error is None and found.offset >= 0 else None
+
+
+def topic_id(settings: Settings, topic: str, timeout_seconds: float = 10.0) -> str:
+    """Ask for a topic's id: another one under the same name is another topic.
+
+    Raises:
+        RetryableError: no answer in time.
+        MisconfiguredError: there is no such topic, or we may not see it.
+    """
+    admin = admin_client(settings)  # kept: a client without a name is gone before the answer
+    answers = admin.describe_topics(TopicCollection([topic]), request_timeout=timeout_seconds)
+    try:
+        return str(answers[topic].result().topic_id)
+    except KafkaException as error:
+        raise classified(error.args[0], f"describing {topic}") from error
+
+
+def _common(settings: Settings) -> Config:
+    return {
+        "bootstrap.servers": settings.bootstrap_servers,
+        # A broker that comes back is found at once: librdkafka's default grows to 10 s.
+        "reconnect.backoff.ms": 50,
+        "reconnect.backoff.max.ms": 1000,
+    }

@@ -1,0 +1,217 @@
+"""The matcher: reads `index-log`, answers each picture, adds it, in that order.
+
+A Faust app around `agents.match_images` and `streams.index`. Per stretch of the log: apply it in
+memory, decide the outcomes, deliver them, write rows and next offset in one batch, move the
+watermark. What lies below the group's committed offset is only rebuilt.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Never, ParamSpec, TypeVar
+
+import faust
+
+from agents.match_images import Outcome, outcomes
+from schemas.topics import IMAGE_MATCHED, INDEX_LOG
+from streams.delivery import Deliver, Outgoing, TopicPartition, Watermarks, commit_group
+from streams.entry import LogEntry
+from streams.errors import RetryableError
+from streams.feed import Feed, Stretch
+from streams.index.partition import Arrival, PartitionIndex
+from streams.index.store import Row
+from streams.kafka_client import topic_id
+from streams.log import LogReader
+from streams.producer import DeliveringProducer
+from streams.settings import Settings
+from streams.topics import MATCHER_GROUP
+from streams.transport import build_app
+from streams.worker import add_agent, require_topics, run
+
+logger = logging.getLogger(__name__)
+
+# Rebuilding says where it is this often.
+_PROGRESS_SECONDS = 5.0
+_REBUILD_GROUP = 5_000
+_READ_AGAIN_SECONDS = 1.0
+# Two groups of log records, of at most 10 KB each.
+_BUFFERED_EVENTS = 512
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def run_matcher(settings: Settings) -> Never:
+    """Run a matcher until it is told to stop."""
+    require_topics(settings)
+    app = build_app(settings, MATCHER_GROUP, buffered_events=_BUFFERED_EVENTS)
+    matcher = Matcher(
+        settings,
+        deliver=DeliveringProducer(settings),
+        watermarks=app.watermarks,
+        topic_id=topic_id(settings, INDEX_LOG),
+    )
+    feed = Feed(app, settings, INDEX_LOG)
+
+    async def match_images(stream: faust.Stream[Any]) -> None:
+        try:
+            await match_all(feed, matcher, stream)
+        finally:
+            await asyncio.shield(matcher.close())
+
+    add_agent(app, INDEX_LOG, match_images)
+    run(app)
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """One group of log records, applied in memory and answered, not yet delivered."""
+
+    arrivals: Sequence[Arrival]
+    outcomes: dict[int, Outcome[Row]]
+
+    def outgoing(self) -> list[Outgoing]:
+        """Give one outcome per picture record, in the order of the log."""
+        answered = (self.outcomes[arrival.first] for arrival in self.arrivals)
+        return [
+            Outgoing(IMAGE_MATCHED, outcome.key, outcome.value, outcome.headers)
+            for outcome in answered
+        ]
+
+    def fresh(self) -> dict[int, bytes]:
+        """Give the outcomes that are not stored yet, by ordinal."""
+        return {
+            ordinal: outcome.value for ordinal, outcome in self.outcomes.items() if outcome.fresh
+        }
+
+
+class Matcher:
+    """The indexes of the partitions that this process owns, and what is done with a stretch."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        deliver: Deliver,
+        watermarks: Watermarks,
+        topic_id: str,
+    ) -> None:
+        """Own nothing yet."""
+        self._settings = settings
+        self._log = LogReader(settings, INDEX_LOG)
+        self._deliver = deliver
+        self._watermarks = watermarks
+        self._topic_id = topic_id
+        self._indexes: dict[int, PartitionIndex] = {}
+        # One thread: an index is used by one thread at a time, and the event loop stays free.
+        self._thread = ThreadPoolExecutor(1, "index")
+
+    async def match(self, stretch: Stretch) -> None:
+        """Answer and apply one stretch; its watermark moves when all of it is durable."""
+        index = await self._index(stretch.partition.partition)
+        while index.next_offset < stretch.start:
+            try:
+                await self._in_thread(self._rebuild, index, stretch.partition, stretch.start)
+            except RetryableError as error:  # what was read is applied; go on from there
+                logger.warning("reading again: %s", error)
+                await asyncio.sleep(_READ_AGAIN_SECONDS)
+        for entries, stop in _groups(stretch, self._settings.group_size):
+            group = await self._in_thread(self._answer, index, stretch.partition, entries, stop)
+            await commit_group(
+                outgoing=group.outgoing(),
+                deliver=self._deliver,
+                apply=partial(self._in_thread, index.commit, group.fresh()),
+                acknowledge=partial(
+                    self._watermarks.advance, stretch.partition, stretch.generation, stop
+                ),
+            )
+
+    async def release(self, owned: set[int]) -> None:
+        """Close the indexes of partitions that are no longer owned."""
+        for partition in self._indexes.keys() - owned:
+            await self._in_thread(self._indexes.pop(partition).close)
+
+    async def close(self) -> None:
+        """Close all indexes."""
+        await self.release(set())
+        self._thread.shutdown()
+
+    @staticmethod
+    def _answer(
+        index: PartitionIndex, partition: TopicPartition, entries: Sequence[LogEntry], stop: int
+    ) -> Group:
+        arrivals = index.stage(entries, stop)
+        firsts = (arrival.first for arrival in arrivals)
+        return Group(arrivals, outcomes(index, partition.partition, firsts))
+
+    def _rebuild(self, index: PartitionIndex, partition: TopicPartition, upto: int) -> None:
+        """Apply what lies below `upto` without answering: it was answered before."""
+        start = index.next_offset
+        began = said = time.monotonic()
+        for entries in self._log.read_range(partition.partition, start, upto):
+            for low in range(0, len(entries), _REBUILD_GROUP):
+                group = entries[low : low + _REBUILD_GROUP]
+                index.stage(group, group[-1].offset + 1)
+                index.commit({})
+            now = time.monotonic()
+            if now - said >= _PROGRESS_SECONDS:
+                said = now
+                logger.info("%s: rebuilt up to %d of %d", partition, index.next_offset, upto)
+        if index.next_offset < upto:  # a hole ends the range
+            index.stage((), upto)
+            index.commit({})
+        seconds = time.monotonic() - began
+        logger.info("%s: rebuilt %d to %d in %.2f s", partition, start, upto, seconds)
+
+    async def _index(self, partition: int) -> PartitionIndex:
+        index = self._indexes.get(partition)
+        if index is None:
+            index = await self._in_thread(self._open, partition)
+            self._indexes[partition] = index
+        return index
+
+    def _open(self, number: int) -> PartitionIndex:
+        """Open an index, and make sure that it is one of this very log."""
+        directory = self._settings.data_directory / f"partition-{number}"
+        index = PartitionIndex(directory, self._topic_id, number)
+        progress = index.progress
+        if progress.last_offset >= 0:
+            partition = TopicPartition(INDEX_LOG, number)
+            low, high = self._log.watermarks(number)
+            last = progress.last_offset
+            found = (
+                [e for b in self._log.read_range(number, last, last + 1) for e in b]
+                if low <= last < high
+                else []
+            )
+            if not found or found[0].key != progress.last_key:
+                logger.warning("%s: another history than the index's; rebuilding", partition)
+                index.wipe()
+        return index
+
+    async def _in_thread(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, partial(function, *args, **kwargs))
+
+
+def _groups(stretch: Stretch, size: int) -> Iterator[tuple[Sequence[LogEntry], int]]:
+    """Cut a stretch into groups; each with the offset up to which it accounts for the log."""
+    for low in range(0, len(stretch.entries), size):
+        entries = stretch.entries[low : low + size]
+        last = low + size >= len(stretch.entries)
+        yield entries, stretch.stop if last else entries[-1].offset + 1
+    if not stretch.entries and stretch.stop > stretch.start:
+        yield (), stretch.stop
+
+
+async def match_all(feed: Feed, matcher: Matcher, stream: faust.Stream[Any]) -> None:
+    """Match each stretch in turn; keep open only the indexes that this generation owns."""
+    generation = None
+    async for stretch in feed.stretches(stream):
+        if stretch.generation != generation:
+            generation = stretch.generation
+            await matcher.release({partition.partition for partition in feed.owned()})
+        await matcher.match(stretch)

@@ -1,0 +1,94 @@
+"""The one producer of a process: idempotent, acknowledged by all replicas, never silent.
+
+`deliver` returns when the broker has every record. A record that cannot be delivered is an
+outage: `deliver` raises, and its caller stops before anything is committed.
+"""
+
+import asyncio
+import threading
+from collections.abc import Collection
+
+from confluent_kafka import KafkaError, Message
+
+from streams.delivery import Outgoing
+from streams.errors import RetryableError
+from streams.kafka_client import producer
+from streams.settings import Settings
+
+_POLL_SECONDS = 0.1
+_BY_KEY = -1
+
+
+class _Delivery:
+    """How many records of one `deliver` call are still on their way."""
+
+    def __init__(self, records: int) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._waiting = records
+        self._failure: KafkaError | None = None
+        self.done: asyncio.Future[KafkaError | None] = self._loop.create_future()
+
+    def on_delivery(self, error: KafkaError | None, _: Message) -> None:
+        """Count one down; called in the poll thread only."""
+        self._failure = self._failure or error
+        self._waiting -= 1
+        if self._waiting == 0:
+            self._loop.call_soon_threadsafe(self._finish)
+
+    def _finish(self) -> None:
+        if not self.done.done():
+            self.done.set_result(self._failure)
+
+
+class DeliveringProducer:
+    """A producer for asyncio code; delivery reports are served in a thread of its own."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Connect in the background."""
+        self._producer = producer(settings)
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._poll, name="delivery-reports", daemon=True)
+        self._thread.start()
+
+    async def __call__(self, records: Collection[Outgoing], /) -> None:
+        """Deliver all records, in order per partition.
+
+        Raises:
+            RetryableError: at least one was not acknowledged within the delivery time-out.
+        """
+        if not records:
+            return
+        delivery = _Delivery(len(records))
+        for record in records:
+            while not self._produce(record, delivery):  # noqa: ASYNC110 - no event tells of room
+                await asyncio.sleep(_POLL_SECONDS)
+        failure = await delivery.done
+        if failure is not None:
+            message = f"a record was not delivered: {failure.name()} {failure.str()}"
+            raise RetryableError(message)
+
+    def close(self, timeout_seconds: float) -> int:
+        """Wait for what is on its way; give the number of records that did not make it."""
+        left: int = self._producer.flush(timeout_seconds)
+        self._closing.set()
+        self._thread.join()
+        return left
+
+    def _produce(self, record: Outgoing, delivery: _Delivery) -> bool:
+        """Hand one record to librdkafka; False while its queue is full."""
+        try:
+            self._producer.produce(
+                record.topic,
+                key=record.key,
+                value=record.value,
+                headers=list(record.headers),
+                on_delivery=delivery.on_delivery,
+                partition=_BY_KEY if record.partition is None else record.partition,
+            )
+        except BufferError:
+            return False
+        return True
+
+    def _poll(self) -> None:
+        while not self._closing.is_set():
+            self._producer.poll(_POLL_SECONDS)

@@ -1,0 +1,235 @@
+"""Every setting, declared once: environment variable, type, unit, default, meaning.
+
+Read by each command at start; wrong values are refused with the setting's name. Nothing here
+changes a match outcome: what does is the settings record in `index-log`
+(`schemas.records.MatchSettings`), written by `topics create`.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, cast
+
+from schemas.topics import MEBIBYTE
+from streams.errors import MisconfiguredError
+
+_TRUE = {"1", "true", "yes", "on"}
+_FALSE = {"0", "false", "no", "off"}
+
+
+def _setting(
+    variable: str, default: object, meaning: str, *, unit: str = "", least: float | None = None
+) -> Any:  # noqa: ANN401 - as dataclasses.field, which it wraps
+    metadata = {"variable": variable, "meaning": meaning, "unit": unit, "least": least}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The settings of one process."""
+
+    bootstrap_servers: str = _setting(
+        "KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:9092", "Kafka brokers, comma separated."
+    )
+    partitions: int = _setting(
+        "CHECK_DEDUP_PARTITIONS",
+        4,
+        "Partitions of every topic that `topics create` makes. Cannot be changed later.",
+        least=1,
+    )
+    replication_factor: int = _setting(
+        "CHECK_DEDUP_REPLICATION_FACTOR", 1, "Replicas of every topic made.", least=1
+    )
+    instance_id: str = _setting(
+        "CHECK_DEDUP_INSTANCE_ID",
+        "",
+        "Stable name of this replica (the pod's name): a static group member, which is back in "
+        "milliseconds after a restart. Empty: a dynamic member.",
+    )
+    session_timeout_seconds: int = _setting(
+        "CHECK_DEDUP_SESSION_TIMEOUT_SECONDS",
+        30,
+        "A replica silent for this long loses its partitions to the others.",
+        unit="seconds",
+        least=1,
+    )
+    delivery_timeout_seconds: int = _setting(
+        "CHECK_DEDUP_DELIVERY_TIMEOUT_SECONDS",
+        120,
+        "A record not delivered for this long stops the process.",
+        unit="seconds",
+        least=1,
+    )
+    data_directory: Path = _setting(
+        "CHECK_DEDUP_DATA_DIRECTORY",
+        Path("build/data"),
+        "Where the matcher keeps its index; one folder per partition. Can be lost: it is rebuilt.",
+    )
+    group_size: int = _setting(
+        "CHECK_DEDUP_GROUP_SIZE", 256, "Most log records in one group commit.", least=1
+    )
+    decode_processes: int = _setting(
+        "CHECK_DEDUP_DECODE_PROCESSES",
+        2,
+        "Processes that decode and hash pictures.",
+        least=1,
+    )
+    window_size: int = _setting(
+        "CHECK_DEDUP_WINDOW_SIZE",
+        256,
+        "Most events of one partition that a hasher holds before the oldest is finished.",
+        least=1,
+    )
+    fetches_at_once: int = _setting(
+        "CHECK_DEDUP_FETCHES_AT_ONCE", 64, "Pictures fetched at the same time.", least=1
+    )
+    fetch_share_percent: int = _setting(
+        "CHECK_DEDUP_FETCH_SHARE_PERCENT",
+        50,
+        "Most of those that one host, or one workspace, may hold.",
+        unit="percent",
+        least=1,
+    )
+    fetch_timeout_seconds: float = _setting(
+        "CHECK_DEDUP_FETCH_TIMEOUT_SECONDS",
+        30.0,
+        "For one event's fetching in all, retries included.",
+        unit="seconds",
+        least=0.1,
+    )
+    connect_timeout_seconds: float = _setting(
+        "CHECK_DEDUP_CONNECT_TIMEOUT_SECONDS",
+        5.0,
+        "For one connection to a picture's host.",
+        unit="seconds",
+        least=0.1,
+    )
+    read_timeout_seconds: float = _setting(
+        "CHECK_DEDUP_READ_TIMEOUT_SECONDS",
+        10.0,
+        "Between two pieces of a picture.",
+        unit="seconds",
+        least=0.1,
+    )
+    picture_limit_bytes: int = _setting(
+        "CHECK_DEDUP_PICTURE_LIMIT_BYTES",
+        32 * MEBIBYTE,
+        "Largest picture file.",
+        unit="bytes",
+        least=1,
+    )
+    pixel_limit: int = _setting(
+        "CHECK_DEDUP_PIXEL_LIMIT",
+        100_000_000,
+        "Largest picture, width times height, all of what is decoded.",
+        unit="pixels",
+        least=1,
+    )
+    decode_timeout_seconds: float = _setting(
+        "CHECK_DEDUP_DECODE_TIMEOUT_SECONDS",
+        10.0,
+        "For decoding and hashing one picture.",
+        unit="seconds",
+        least=0.1,
+    )
+    allow_private_addresses: bool = _setting(
+        "CHECK_DEDUP_ALLOW_PRIVATE_ADDRESSES",
+        False,  # noqa: FBT003 - a default, not a flag argument
+        "Fetch pictures from private, loopback and link-local addresses too (tests, the demo).",
+    )
+    log_level: str = _setting("CHECK_DEDUP_LOG_LEVEL", "INFO", "DEBUG, INFO, WARNING or ERROR.")
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Settings":
+        """Read the settings.
+
+        Raises:
+            MisconfiguredError: a value is of the wrong type or out of range; all are named.
+        """
+        values: dict[str, object] = {}
+        wrong: list[str] = []
+        for declared in declarations():
+            text = environment.get(declared.variable)
+            if text is None or text == "":
+                continue
+            try:
+                values[declared.name] = declared.parse(text)
+            except ValueError as error:
+                wrong.append(f"{declared.variable}={text!r}: {error}")
+        known = {declared.variable for declared in declarations()}
+        wrong.extend(
+            f"{name}: no such setting"
+            for name in environment
+            if name.startswith("CHECK_DEDUP_") and name not in known
+        )
+        if wrong:
+            raise MisconfiguredError("\n".join(wrong))
+        return cls(**cast("dict[str, Any]", values))
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """One setting as declared."""
+
+    name: str
+    variable: str
+    default: object
+    unit: str
+    meaning: str
+    least: float | None
+
+    def parse(self, text: str) -> object:
+        """Turn the environment's text into a value of the default's type.
+
+        Raises:
+            ValueError: it is none, or below the least allowed.
+        """
+        if isinstance(self.default, bool):
+            return _boolean(text)
+        if isinstance(self.default, Path):
+            return Path(text)
+        if isinstance(self.default, str):
+            return _log_level(text) if self.name == "log_level" else text
+        kind: type[int | float] = type(self.default)  # type: ignore[assignment]
+        wanted = "a whole number" if kind is int else "a number"
+        try:
+            number = kind(text)
+        except ValueError as error:
+            message = f"{wanted} is wanted"
+            raise ValueError(message) from error
+        if self.least is not None and not number >= self.least:
+            message = f"at least {self.least:g} is wanted"
+            raise ValueError(message)
+        return number
+
+
+def declarations() -> tuple[Declaration, ...]:
+    """Give all settings in declared order."""
+    return tuple(
+        Declaration(
+            name=declared.name,
+            variable=declared.metadata["variable"],
+            default=declared.default,
+            unit=declared.metadata["unit"],
+            meaning=declared.metadata["meaning"],
+            least=declared.metadata["least"],
+        )
+        for declared in fields(Settings)
+    )
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() in _TRUE:
+        return True
+    if text.lower() in _FALSE:
+        return False
+    message = "true or false is wanted"
+    raise ValueError(message)
+
+
+def _log_level(text: str) -> str:
+    if text.upper() in {"DEBUG", "INFO", "WARNING", "ERROR"}:
+        return text.upper()
+    message = "DEBUG, INFO, WARNING or ERROR is wanted"
+    raise ValueError(message)
