@@ -9,9 +9,9 @@ partition and a hole in delivery alike.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 import faust
 
@@ -19,9 +19,6 @@ from schemas.topics import MEBIBYTE
 from streams.delivery import TopicPartition
 from streams.entry import LogEntry
 from streams.errors import CorruptStateError, MisconfiguredError, RetryableError
-from streams.kafka_client import committed_offset
-from streams.log import LogReader
-from streams.settings import Settings
 from streams.transport import App
 
 logger = logging.getLogger(__name__)
@@ -59,23 +56,41 @@ class _Position:
     moved_at: float
 
 
+class Log(Protocol):
+    """What a feed asks of its topic; `streams.log.LogReader` is one."""
+
+    def watermarks(self, partition: int, /) -> tuple[int, int]:
+        """Give a partition's first offset and the one after its last."""
+        ...
+
+    def committed(self, group: str, partition: int, /) -> int | None:
+        """Give the offset that a group has committed."""
+        ...
+
+    def read_range(
+        self, partition: int, low: int, high: int, /, *, headers: bool
+    ) -> Iterator[list[LogEntry]]:
+        """Read all records in [low, high)."""
+        ...
+
+
 class Feed:
     """The stretches of one topic for one consumer group."""
 
     def __init__(
         self,
         app: App,
-        settings: Settings,
         topic: str,
+        log: Log,
         *,
+        gather: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Hear of assignments of `topic`."""
+        """Hear of assignments of `topic`; at most `gather` events make one round."""
         self._app = app
-        self._settings = settings
         self._topic = topic
-        self._log = LogReader(settings, topic)
-        self._gather = settings.group_size
+        self._log = log
+        self._gather = gather
         self._clock = clock
         self._positions: dict[TopicPartition, _Position] = {}
         self._assigned = asyncio.Event()
@@ -149,7 +164,7 @@ class Feed:
 
     async def _committed(self, partition: TopicPartition) -> int:
         group = self._app.conf.id
-        committed = await self._ask(committed_offset, self._settings, group, *partition)
+        committed = await self._ask(self._log.committed, group, partition.partition)
         low, high = await self._ask(self._log.watermarks, partition.partition)
         place = f"group {group} has for {partition.topic} partition {partition.partition}"
         if committed is None:

@@ -16,7 +16,7 @@ import faust
 
 from agents.decode import DecodeLimits
 from agents.fingerprint import fingerprint
-from agents.hash_image import hash_image
+from agents.hash_image import Fetch, HashPicture, hash_image
 from schemas.codec import (
     cloudevents_headers,
     dead_letter_headers,
@@ -38,6 +38,7 @@ from streams.delivery import Deliver, Outgoing, TopicPartition, Watermarks, Wind
 from streams.entry import LogEntry
 from streams.feed import Feed, Stretch
 from streams.fetch import Fetcher
+from streams.log import LogReader
 from streams.partitioner import partition_of
 from streams.pool import DecodePool
 from streams.producer import DeliveringProducer
@@ -61,17 +62,25 @@ def run_hasher(settings: Settings) -> Never:
     app = build_app(settings, HASHER_GROUP, buffered_events=_BUFFERED_EVENTS)
     pool = DecodePool(settings)
     fetcher = Fetcher(settings)
+    limits = DecodeLimits(pixels=settings.pixel_limit)
+
+    async def hash_picture(content: bytes) -> Fingerprint | Rejection:
+        timeout_seconds = settings.decode_timeout_seconds
+        return await pool.run(fingerprint, content, limits, timeout_seconds=timeout_seconds)
+
     hasher = Hasher(
         settings,
-        fetcher=fetcher,
-        pool=pool,
+        fetch=fetcher.fetch,
+        hash_picture=hash_picture,
         deliver=DeliveringProducer(settings),
         watermarks=app.watermarks,
         new_key=lambda: uuid.uuid4().bytes,
         fail=die,
     )
-    pictures = Feed(app, settings, IMAGE_INGESTED)
-    removals = Feed(app, settings, IMAGE_REMOVED)
+    pictures, removals = (
+        Feed(app, topic, LogReader(settings, topic), gather=settings.group_size)
+        for topic in (IMAGE_INGESTED, IMAGE_REMOVED)
+    )
 
     async def hash_images(stream: faust.Stream[Any]) -> None:
         async with pool, fetcher:
@@ -101,8 +110,8 @@ class Hasher:
         self,
         settings: Settings,
         *,
-        fetcher: Fetcher,
-        pool: DecodePool,
+        fetch: Fetch,
+        hash_picture: HashPicture,
         deliver: Deliver,
         watermarks: Watermarks,
         new_key: Callable[[], bytes],
@@ -110,13 +119,12 @@ class Hasher:
     ) -> None:
         """Take the parts; `new_key` gives a key that no log record had before."""
         self._settings = settings
-        self._fetcher = fetcher
-        self._pool = pool
+        self._fetch = fetch
+        self._hash_picture = hash_picture
         self._deliver = deliver
         self._watermarks = watermarks
         self._new_key = new_key
         self._fail = fail
-        self._limits = DecodeLimits(pixels=settings.pixel_limit)
         self._in_work = Budget(_IN_WORK_BYTES)
         self._windows: dict[TopicPartition, tuple[int, Window]] = {}
         self._work: dict[TopicPartition, set[asyncio.Task[None]]] = {}
@@ -169,7 +177,7 @@ class Hasher:
         if isinstance(event, Rejection):
             outgoing = dead_letter(partition, entry, event)
         else:
-            hashed = await hash_image(event, self._fetcher.fetch, self._hash)
+            hashed = await hash_image(event, self._fetch, self._hash_picture)
             if isinstance(hashed, Rejection):
                 outgoing = dead_letter(partition, entry, hashed)
             else:
@@ -189,14 +197,6 @@ class Hasher:
             deliver=self._deliver,
             apply=_nothing_to_apply,
             acknowledge=partial(window.finish, entry.offset),
-        )
-
-    async def _hash(self, content: bytes) -> Fingerprint | Rejection:
-        return await self._pool.run(
-            fingerprint,
-            content,
-            self._limits,
-            timeout_seconds=self._settings.decode_timeout_seconds,
         )
 
     def _removal(self, partition: TopicPartition, entry: LogEntry) -> Outgoing:

@@ -16,7 +16,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from streams.entry import LogEntry
 from streams.errors import CorruptStateError, RetryableError
-from streams.kafka_client import classified, direct_consumer
+from streams.kafka_client import classified, committed_offset, direct_consumer
 from streams.settings import Settings
 
 # The largest log record is below 10 KB (tests/contract), so a batch stays below 10 MB. Measured,
@@ -81,6 +81,14 @@ class LogReader:
                 raise RetryableError(f"{self._topic}[{partition}]: no watermarks in time")
             low, high = found
             return low, high
+
+    def committed(self, group: str, partition: int) -> int | None:
+        """Ask for the offset that a consumer group has committed; None where it has none.
+
+        Raises:
+            RetryableError: no answer in time.
+        """
+        return committed_offset(self._settings, group, self._topic, partition)
 
     def read_range(
         self, partition: int, low: int, high: int, *, headers: bool = False

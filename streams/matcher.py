@@ -55,7 +55,7 @@ def run_matcher(settings: Settings) -> Never:
         watermarks=app.watermarks,
         topic_id=topic_id(settings, INDEX_LOG),
     )
-    feed = Feed(app, settings, INDEX_LOG)
+    feed = Feed(app, INDEX_LOG, LogReader(settings, INDEX_LOG), gather=settings.group_size)
 
     async def match_images(stream: faust.Stream[Any]) -> None:
         try:

@@ -1,0 +1,271 @@
+"""A feed gives everything of a partition, in order, whatever Faust delivers of it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Self, cast
+
+import faust
+import pytest
+
+from streams import feed as feed_module
+from streams.delivery import TopicPartition
+from streams.entry import LogEntry
+from streams.errors import CorruptStateError, MisconfiguredError, RetryableError
+from streams.feed import Feed, Stretch
+from streams.transport import App
+
+TOPIC = "index-log"
+PARTITION = TopicPartition(TOPIC, 0)
+
+
+def entry(offset: int) -> LogEntry:
+    """Give the record at an offset."""
+    return LogEntry(offset, 1000 + offset, b"k%d" % offset, b"v%d" % offset, (("h", None),))
+
+
+@dataclass
+class Message:
+    """A message as Faust has it; its timestamp in seconds."""
+
+    offset: int
+    generation_id: int = 1
+    topic: str = TOPIC
+    partition: int = 0
+
+    def __post_init__(self) -> None:
+        as_logged = entry(self.offset)
+        self.key, self.value, self.headers = as_logged.key, as_logged.value, as_logged.headers
+        self.timestamp = as_logged.timestamp_ms / 1000
+
+
+@dataclass
+class Event:
+    """An event as an agent sees it."""
+
+    message: Message
+    acknowledged: bool = False
+
+    def ack(self) -> None:
+        """Acknowledge."""
+        self.acknowledged = True
+
+
+class Stream:
+    """A stream whose events are put in by hand."""
+
+    def __init__(self) -> None:
+        self.queue: asyncio.Queue[Event | None] = asyncio.Queue()
+
+    def noack(self) -> Self:
+        """Acknowledge by hand."""
+        return self
+
+    async def events(self) -> AsyncIterator[Event]:
+        """Give the events; None ends them."""
+        while (event := await self.queue.get()) is not None:
+            yield event
+
+    def deliver(self, *offsets: int, generation: int = 1) -> None:
+        """Deliver the events at these offsets."""
+        for offset in offsets:
+            self.queue.put_nowait(Event(Message(offset, generation)))
+
+
+@dataclass
+class Log:
+    """A log in memory."""
+
+    end: int = 100
+    start: int = 0
+    committed_offset: int | None = 0
+    erased: set[int] = field(default_factory=set)
+    failures: int = 0
+    reads: list[tuple[int, int]] = field(default_factory=list)
+
+    def watermarks(self, partition: int, /) -> tuple[int, int]:
+        """Give start and end; fails as often as told."""
+        assert partition == 0
+        if self.failures:
+            self.failures -= 1
+            raise RetryableError("no answer")
+        return self.start, self.end
+
+    def committed(self, group: str, partition: int, /) -> int | None:
+        """Give the committed offset."""
+        assert (group, partition) == ("group", 0)
+        return self.committed_offset
+
+    def read_range(
+        self, partition: int, low: int, high: int, /, *, headers: bool
+    ) -> Iterator[list[LogEntry]]:
+        """Read what was not erased."""
+        assert headers
+        assert partition == 0
+        self.reads.append((low, high))
+        yield [entry(offset) for offset in range(low, high) if offset not in self.erased]
+
+
+@dataclass
+class Consumer:
+    """What is assigned."""
+
+    assigned: set[TopicPartition]
+
+    def assignment(self) -> set[TopicPartition]:
+        """Give it."""
+        return self.assigned
+
+
+class Assignments:
+    """Faust's signal."""
+
+    def connect(self, handler: Any) -> None:  # noqa: ANN401 - as Faust's
+        """Note who wants to hear."""
+        self.handler = handler
+
+
+class Application:
+    """What a feed sees of a Faust app."""
+
+    def __init__(self) -> None:
+        self.consumer = Consumer({PARTITION, TopicPartition("another", 0)})
+        self.consumer_generation_id = 1
+        self.on_partitions_assigned = Assignments()
+        self.conf = type("Conf", (), {"id": "group"})
+
+
+class World:
+    """A feed with everything around it."""
+
+    def __init__(self, log: Log) -> None:
+        self.app, self.stream, self.log = Application(), Stream(), log
+        self.feed = Feed(cast("App", self.app), TOPIC, log, gather=50)
+        self.stretches = aiter(self.feed.stretches(cast("faust.Stream[Any]", self.stream)))
+
+    async def next(self) -> Stretch:
+        """Give the next stretch, in bounded time."""
+        return await asyncio.wait_for(anext(self.stretches), 5)
+
+    async def begin(self) -> Stretch:
+        """Have the partition assigned; give its first stretch."""
+        await self.app.on_partitions_assigned.handler()
+        return await self.next()
+
+
+def offsets(stretch: Stretch) -> list[int]:
+    """Name what a stretch holds; it must be as logged, whichever way it came."""
+    assert list(stretch.entries) == [entry(each.offset) for each in stretch.entries]
+    return [each.offset for each in stretch.entries]
+
+
+async def test_an_assignment_begins_with_an_empty_stretch_at_the_committed_offset() -> None:
+    """So an index can be brought up before the first event, and a quiet partition too."""
+    first = await World(Log(committed_offset=7)).begin()
+    assert (first.partition, first.generation, first.start, first.stop) == (PARTITION, 1, 7, 7)
+    assert not first.entries
+
+
+async def test_events_in_order_are_handed_on_as_they_are() -> None:
+    """Without a hole nothing is read from the log."""
+    world = World(Log())
+    await world.begin()
+    world.stream.deliver(0, 1, 2)
+    stretch = await world.next()
+    assert (stretch.start, offsets(stretch), stretch.stop) == (0, [0, 1, 2], 3)
+    assert world.log.reads == []
+
+
+async def test_a_hole_in_delivery_is_read_from_the_log() -> None:
+    """Before the first event and between two."""
+    world = World(Log())
+    await world.begin()
+    world.stream.deliver(2, 3, 6)
+    assert offsets(await world.next()) == [0, 1, 2, 3, 4, 5, 6]
+    assert world.log.reads == [(0, 2), (4, 6)]
+
+
+async def test_what_was_seen_already_is_dropped() -> None:
+    """A redelivered offset, and one below the committed offset."""
+    world = World(Log(committed_offset=2))
+    await world.begin()
+    world.stream.deliver(0, 1, 2, 3, 3, 2, 4)
+    assert offsets(await world.next()) == [2, 3, 4]
+
+
+async def test_erased_records_leave_a_stretch_that_accounts_for_them() -> None:
+    """A hole that is one in the log too is passed over, once."""
+    world = World(Log(erased={0, 1, 4}))
+    await world.begin()
+    world.stream.deliver(2, 3, 5)
+    stretch = await world.next()
+    assert (stretch.start, offsets(stretch), stretch.stop) == (0, [2, 3, 5], 6)
+
+
+async def test_events_of_an_earlier_generation_are_dropped() -> None:
+    """What slipped through a rebalance is not processed; the log gives it again."""
+    world = World(Log())
+    await world.begin()
+    world.stream.deliver(0, generation=0)
+    world.stream.deliver(1)
+    assert offsets(await world.next()) == [0, 1]
+    assert world.log.reads == [(0, 1)]
+
+
+async def test_a_new_generation_begins_at_its_own_committed_offset() -> None:
+    """Another member may have gone on meanwhile, or less may have been committed."""
+    world = World(Log(committed_offset=0))
+    await world.begin()
+    world.stream.deliver(0, 1)
+    await world.next()
+    world.app.consumer_generation_id, world.log.committed_offset = 2, 9
+    assert (await world.begin()).start == 9
+    world.stream.deliver(9, generation=2)
+    stretch = await world.next()
+    assert (stretch.generation, offsets(stretch)) == (2, [9])
+
+
+async def test_a_silent_partition_is_read_from_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Events that never come are found by comparing with the log's end."""
+    monkeypatch.setattr(feed_module, "_IDLE_SECONDS", 0.01)
+    world = World(Log(end=3))
+    await world.begin()
+    assert offsets(await world.next()) == [0, 1, 2]
+
+
+async def test_a_broker_that_does_not_answer_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A broker that restarts must not end the process."""
+    monkeypatch.setattr(feed_module, "_ASK_AGAIN_SECONDS", 0.01)
+    assert (await World(Log(failures=3)).begin()).start == 0
+
+
+async def test_no_committed_offset_is_an_error_with_its_repair() -> None:
+    """A group without a place would begin at one that nobody chose."""
+    with pytest.raises(MisconfiguredError, match="topics create"):
+        await World(Log(committed_offset=None)).begin()
+
+
+async def test_a_committed_offset_beyond_the_end_is_an_error() -> None:
+    """The log is another one, or was cut: going on would skip what comes."""
+    with pytest.raises(CorruptStateError, match="101 committed, but the log ends at 100"):
+        await World(Log(committed_offset=101)).begin()
+
+
+async def test_a_committed_offset_below_the_start_begins_at_the_start(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What retention has taken is gone; it is said how much."""
+    first = await World(Log(start=10, committed_offset=4)).begin()
+    assert first.start == 10
+    assert "6 records are lost" in caplog.text
+
+
+async def test_a_stream_that_ends_ends_the_feed() -> None:
+    """A stopping worker is no error."""
+    world = World(Log())
+    await world.begin()
+    world.stream.queue.put_nowait(None)
+    with pytest.raises(StopAsyncIteration):
+        await world.next()

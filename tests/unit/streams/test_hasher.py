@@ -1,0 +1,183 @@
+"""The hasher: pictures in any order, removals in theirs, nothing acknowledged before delivery."""
+
+import asyncio
+from collections.abc import Collection
+from itertools import count
+
+from schemas.codec import decode_log, encode_json
+from schemas.reasons import Rejection
+from schemas.records import Fingerprint, Hashed, ImageIngested, ImageRemoved, Removed, Source
+from schemas.topics import IMAGE_INGESTED, IMAGE_REMOVED, INDEX_LOG
+from streams.delivery import Outgoing, TopicPartition, Watermarks
+from streams.entry import LogEntry
+from streams.feed import Stretch
+from streams.hasher import Budget, Hasher
+from streams.partitioner import partition_of
+from streams.settings import Settings
+
+PICTURES = TopicPartition(IMAGE_INGESTED, 2)
+REMOVALS = TopicPartition(IMAGE_REMOVED, 1)
+
+
+class World:
+    """A hasher whose pictures are fetched and hashed when the test says so."""
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.delivered: list[Outgoing] = []
+        self.failures: list[BaseException] = []
+        self.gates: dict[str, asyncio.Event] = {}
+        self.watermarks = Watermarks()
+        self.broken = False
+        keys = count()
+        self.hasher = Hasher(
+            settings or Settings(),
+            fetch=self.fetch,
+            hash_picture=self.hash_picture,
+            deliver=self.deliver,
+            watermarks=self.watermarks,
+            new_key=lambda: b"key-%d" % next(keys),
+            fail=self.failures.append,
+        )
+
+    async def fetch(self, url: str, workspace: str, /) -> bytes | Rejection:
+        """Give a picture once its gate is open."""
+        assert workspace == "w"
+        await self.gates.setdefault(url, asyncio.Event()).wait()
+        return Rejection("http_status") if "404" in url else url.encode()
+
+    async def hash_picture(self, content: bytes, /) -> Fingerprint | Rejection:
+        """Give a fingerprint whose sha256 tells the picture."""
+        return Fingerprint(1, content.ljust(32)[:32], "PNG", 9, 9, 9, 9, (), low_information=True)
+
+    async def deliver(self, records: Collection[Outgoing], /) -> None:
+        """Take records, or fail."""
+        await asyncio.sleep(0)
+        if self.broken:
+            raise ConnectionError
+        self.delivered.extend(records)
+
+    def committable(self, partition: TopicPartition) -> int | None:
+        """Say what would be committed of a partition."""
+        return self.watermarks.committable({partition}, 1).get(partition)
+
+    async def settle(self) -> None:
+        """Let everything run that can."""
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+
+def picture(offset: int, url: str) -> LogEntry:
+    """Give an event of `image-ingested`."""
+    event = ImageIngested("w", f"image-{offset}", url=url)
+    return LogEntry(offset, 5000, event.image_id.encode(), encode_json(event), (("trace", b"t"),))
+
+
+def stretch(partition: TopicPartition, *entries: LogEntry) -> Stretch:
+    """Give a stretch of the first generation."""
+    return Stretch(partition, 1, entries[0].offset, entries, entries[-1].offset + 1)
+
+
+async def test_pictures_complete_in_any_order_and_the_watermark_waits_for_the_oldest() -> None:
+    """A slow host holds up the commit, not the other pictures."""
+    world = World()
+    await world.hasher.ingest(stretch(PICTURES, picture(4, "slow"), picture(5, "quick")))
+    await world.settle()
+    world.gates["quick"].set()
+    await world.settle()
+    assert [record.topic for record in world.delivered] == [INDEX_LOG]
+    assert world.committable(PICTURES) is None
+    world.gates["slow"].set()
+    await world.settle()
+    assert world.committable(PICTURES) == 6
+
+
+async def test_a_log_record_names_its_source_and_goes_to_its_workspaces_partition() -> None:
+    """What the matcher and an auditor need to know of a picture."""
+    world = World()
+    await world.hasher.ingest(stretch(PICTURES, picture(4, "a")))
+    await world.settle()
+    world.gates["a"].set()
+    await world.settle()
+    (record,) = world.delivered
+    hashed = decode_log(record.value or b"")
+    assert isinstance(hashed, Hashed)
+    assert hashed.source == Source(IMAGE_INGESTED, 2, 4)
+    assert (hashed.workspace, hashed.image_id, hashed.ingested_at_ms) == ("w", "image-4", 5000)
+    assert record.partition == partition_of("w", Settings().partitions)
+    assert record.key == b"key-0"
+
+
+async def test_a_rejected_picture_is_dead_lettered_as_it_was() -> None:
+    """Original bytes, key, headers and partition; the reason beside them."""
+    world = World()
+    entry = picture(4, "404")
+    await world.hasher.ingest(stretch(PICTURES, entry))
+    await world.settle()
+    world.gates["404"].set()
+    await world.settle()
+    (letter,) = world.delivered
+    assert (letter.topic, letter.partition) == ("image-ingested-dlq", 2)
+    assert (letter.key, letter.value) == (entry.key, entry.value)
+    headers = dict(letter.headers)
+    assert (headers["trace"], headers["dlq-reason"]) == (b"t", b"http_status")
+    assert world.committable(PICTURES) == 5
+
+
+async def test_nothing_is_acknowledged_when_delivery_fails() -> None:
+    """The process is told to end; the event is delivered again after its next start."""
+    world = World()
+    world.broken = True
+    await world.hasher.ingest(stretch(PICTURES, picture(4, "a")))
+    await world.settle()
+    world.gates["a"].set()
+    await world.settle()
+    assert [type(error) for error in world.failures] == [ConnectionError]
+    assert world.committable(PICTURES) is None
+
+
+async def test_a_revocation_abandons_what_is_in_flight_at_once() -> None:
+    """Neither the pictures in work nor an ingest that waits for room outlive the partition."""
+    world = World(Settings(window_size=2))
+    entries = [picture(offset, "never") for offset in range(4)]
+    ingesting = asyncio.ensure_future(world.hasher.ingest(stretch(PICTURES, *entries)))
+    await world.settle()
+    assert not ingesting.done()
+    world.hasher.abandon()
+    await asyncio.wait_for(ingesting, 1)
+    world.gates["never"].set()
+    await world.settle()
+    assert world.delivered == []
+    assert world.failures == []
+    assert world.committable(PICTURES) is None
+
+
+async def test_removals_are_appended_in_their_order() -> None:
+    """Good ones and dead letters alike, then the watermark moves."""
+    world = World()
+    good = encode_json(ImageRemoved("w", "a"))
+    entries = [
+        LogEntry(7, 1, b"w", good),
+        LogEntry(8, 1, b"w", b"no json"),
+        LogEntry(9, 1, b"w", good),
+    ]
+    await world.hasher.remove(stretch(REMOVALS, *entries))
+    assert [record.topic for record in world.delivered] == [
+        INDEX_LOG,
+        "image-removed-dlq",
+        INDEX_LOG,
+    ]
+    first, _, last = world.delivered
+    sources = [decode_log(record.value or b"") for record in (first, last)]
+    assert [each.source.offset for each in sources if isinstance(each, Removed)] == [7, 9]
+    assert world.committable(REMOVALS) == 10
+
+
+async def test_the_budget_lets_one_in_whatever_its_size_and_makes_the_next_wait() -> None:
+    """Memory stays bounded, and nothing waits for ever."""
+    budget = Budget(10)
+    await asyncio.wait_for(budget.take(25), 1)
+    waiting = asyncio.ensure_future(budget.take(1))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    budget.give_back(25)
+    await asyncio.wait_for(waiting, 1)
