@@ -52,6 +52,7 @@ def add_agent(app: App, topic: str, body: Body) -> None:
 def run(app: App) -> Never:
     """Run an app until it is told to stop; it exits the process."""
     worker = faust.Worker(app, quiet=True, override_logging=False, redirect_stdouts=False)
+    worker.spinner = None  # it writes to standard output, quiet or not
     worker.execute_from_commandline()
 
 
