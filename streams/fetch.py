@@ -184,15 +184,16 @@ class Fetcher:
         too_large = _RefusedError("picture_too_large", f"over {limit_bytes} bytes, {origin}")
         if (response.content_length or 0) > limit_bytes:
             raise too_large
-        connection, pieces, received_bytes = response.connection, list[bytes](), 0
-        protocol = connection.protocol if connection is not None else None
+        protocol = response.connection.protocol if response.connection is not None else None
+        pieces, received_bytes = list[bytes](), 0
         # Counted as it comes in, and after decompression where a host compresses all the same.
         async for piece in response.content.iter_any():
             received_bytes += len(piece)
             if received_bytes > limit_bytes:
                 raise too_large
             pieces.append(piece)
-        if protocol and isinstance(protocol.exception(), HttpProcessingError):  # beyond the end
+        beyond = protocol.exception() if protocol is not None else None
+        if isinstance(beyond, HttpProcessingError):  # bytes beyond the end, which is no HTTP
             raise _RefusedError("body_length_wrong", f"too long, {origin}", is_passing=True)
         if received_bytes == 0:
             raise _RefusedError("picture_empty", origin)

@@ -1,6 +1,7 @@
 """Hosts that lie, hang, fail or point inside: each fetch ends in bytes or in its reason."""
 
 import asyncio
+import contextlib
 import gzip
 import logging
 import socket
@@ -168,6 +169,7 @@ async def test_a_picture_is_fetched_whatever_its_type_is_said_to_be(host: Host) 
     assert await once(host.url()) == PICTURE
     request = host.heads[0].lower()
     assert "accept-encoding: identity" in request
+    assert "connection: close" in request
     assert "cookie" not in request
 
 
@@ -507,6 +509,15 @@ async def test_closing_is_not_the_pictures_fault(host: Host) -> None:
     async with fetcher(fetches_at_once=1) as fetching:
         tasks = [asyncio.create_task(fetching.fetch(host.url(), "w")) for _ in range(2)]
         await until(lambda: host.paths)
+    busy = says(head(0, status=503))
+
+    async def four_times_busy(path: str, writer: asyncio.StreamWriter) -> None:
+        await (busy if host.paths.count("/last") < 5 else never)(path, writer)
+
+    host.handler = four_times_busy
+    async with fetcher() as last_attempt:
+        tasks.append(asyncio.create_task(last_attempt.fetch(host.url("/last"), "w")))
+        await until(lambda: host.paths.count("/last") == 5)
     for task in (*tasks, asyncio.create_task(fetching.fetch(host.url(), "w"))):
         with pytest.raises(RetryableError):
             await task
@@ -622,6 +633,24 @@ async def test_a_body_of_another_length_than_announced_is_refused(
     assert await once(host.url()) == b"x"
 
 
+async def test_bytes_beyond_the_end_are_seen_after_a_long_body_too(host: Host) -> None:
+    """When the answer's head has long been read."""
+
+    async def handler(path: str, writer: asyncio.StreamWriter) -> None:
+        del path
+        writer.write(head(400_000))
+        await writer.drain()
+        await asyncio.sleep(0.02)
+        writer.write(bytes(399_999))
+        await writer.drain()
+        await asyncio.sleep(0.02)
+        writer.write(b"ab")
+        await writer.drain()
+
+    host.handler = handler
+    assert reason(await once(host.url())) == "body_length_wrong"
+
+
 @pytest.mark.parametrize(
     "answer", [head(0), head(None, CHUNKED) + b"0\r\n\r\n", head(None)], ids=range(3)
 )
@@ -659,28 +688,43 @@ async def crowd() -> AsyncIterator[Crowd]:
 
 @pytest.mark.usefixtures("names")
 async def test_no_host_and_no_workspace_holds_more_than_its_share(crowd: Crowd) -> None:
-    """Of 8 places, one host gets 4, one workspace 4; others need not wait for them."""
-    async with fetcher(fetches_at_once=8, fetch_share_percent=50) as fetching:
+    """Of 10 places, one host gets 4, one workspace 4; others need not wait for them."""
+    async with fetcher(fetches_at_once=10, fetch_share_percent=40) as fetching:
 
         def begin(path: str, name: str, workspace: str) -> "asyncio.Task[bytes | Rejection]":
             return asyncio.create_task(fetching.fetch(crowd.url(path, name), workspace))
 
         tasks = [begin("/slow", "slow.test", f"w{n}") for n in range(20)]
-        await until(lambda: crowd.inside["/slow"] == 4)
         tasks += [begin("/greedy", f"h{n}.test", "greedy") for n in range(20)]
-        await until(lambda: crowd.inside["/greedy"] == 4)
-        tasks += [begin("/other", "other.test", "other")]
+        await until(lambda: crowd.inside.total() == 8)
+        tasks += [begin("/other", f"o{n}.test", f"o{n}") for n in range(5)]
+        await until(lambda: crowd.inside.total() == 10)
         await asyncio.sleep(0.05)
-        assert crowd.inside == {"/slow": 4, "/greedy": 4}
-        assert fetching._shares._held == 8
-        for task in tasks[:4]:
-            task.cancel()
-        await until(lambda: sum(crowd.inside.values()) == 12)
-        assert crowd.inside["/other"] == 1
+        assert crowd.inside == {"/slow": 4, "/greedy": 4, "/other": 2}
         crowd.gate.set()
-        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
-        assert outcomes[4:] == [PICTURE] * 37
+        assert await asyncio.gather(*tasks) == [PICTURE] * 45
         assert idle(fetching)
+
+
+async def test_a_free_place_goes_to_whom_has_the_fewest() -> None:
+    """Not to the host that stands in line for longest, with all its workspaces."""
+    shares = host_limits.Shares(3, 100)
+    served = []
+
+    async def hold(host: str, workspace: str) -> None:
+        async with asyncio.timeout(5) as limit, shares.hold(host, workspace, limit):
+            served.append(host + workspace)
+
+    async with contextlib.AsyncExitStack() as outer:
+        limit = await outer.enter_async_context(asyncio.timeout(5))
+        await outer.enter_async_context(shares.hold("a", "1", limit))
+        await outer.enter_async_context(shares.hold("a", "2", limit))
+        async with shares.hold("a", "3", limit):
+            names = ("a4", "a4", "a5", "b6", "b6")
+            tasks = [asyncio.create_task(hold(*name)) for name in names]
+            await until(lambda: sum(map(len, shares._waiting.values())) == 5)
+        await asyncio.wait(tasks)
+    assert served == ["b6", "b6", "a4", "a5", "a4"]
 
 
 def idle(fetching: Fetcher) -> bool:
@@ -706,6 +750,24 @@ async def test_waiting_for_a_place_costs_no_time_of_the_fetch(host: Host) -> Non
     async with fetcher(fetches_at_once=1, fetch_timeout_seconds=0.7) as fetching:
         fetches = [fetching.fetch(host.url(), "w") for _ in range(4)]
         assert await asyncio.gather(*fetches) == [PICTURE] * 4
+
+
+async def test_the_time_limit_goes_on_after_the_wait(host: Host) -> None:
+    """Who has waited for a place may not hold it for ever."""
+    handlers = [ok, never]
+
+    async def handler(path: str, writer: asyncio.StreamWriter) -> None:
+        turn = handlers.pop(0)
+        await asyncio.sleep(0.1)
+        await turn(path, writer)
+
+    host.handler = handler
+    began = asyncio.get_running_loop().time()
+    async with fetcher(fetches_at_once=1, fetch_timeout_seconds=0.3) as fetching:
+        first, second = await asyncio.gather(*(fetching.fetch(host.url(), "w") for _ in range(2)))
+        assert first == PICTURE
+        assert reason(second) == "fetch_timeout"
+    assert asyncio.get_running_loop().time() - began < SETTINGS.read_timeout_seconds
 
 
 async def test_cancelling_leaves_nothing_behind(crowd: Crowd) -> None:
@@ -771,10 +833,25 @@ async def test_a_host_that_keeps_failing_is_not_asked_for_a_while(host: Host) ->
         assert len(host.paths) == asked + 1
         now[0] = 80.0
         host.handler = ok
-        assert await fetching.fetch(host.url(), "w") == PICTURE
+        outcomes = await asyncio.gather(*(fetching.fetch(host.url(), "w") for _ in range(4)))
+        assert outcomes[0] == PICTURE
+        assert [reason(outcome) for outcome in outcomes[1:]] == ["host_failing"] * 3
         assert await fetching.fetch(host.url(), "w") == PICTURE
         assert idle(fetching)
     healthy.server.close()
+
+
+async def test_a_failing_host_is_refused_without_waiting_for_a_place(host: Host) -> None:
+    """Its events leave the window at once."""
+    host.handler = never
+    async with fetcher(fetches_at_once=1) as fetching:
+        task = asyncio.create_task(fetching.fetch(host.url(), "w"))
+        await until(lambda: host.paths)
+        fetching._failing._streaks["http://failing.test:80"] = (10, 0.0, float("inf"))
+        async with asyncio.timeout(1):
+            assert reason(await fetching.fetch("http://failing.test/", "w")) == "host_failing"
+        task.cancel()
+        await asyncio.wait({task})
 
 
 async def test_only_what_the_host_does_wrong_counts(host: Host) -> None:
@@ -800,6 +877,9 @@ async def test_only_what_the_host_does_wrong_counts(host: Host) -> None:
     async with fetcher(allow_private_addresses=False) as fetching:
         await fetching.fetch(host.url(), "w")
         assert not fetching._failing._streaks
+        fetching._failing.failed(host.url(""))
+        await fetching.fetch(host.url(), "w")
+        assert fetching._failing._streaks
 
 
 def test_one_probe_at_a_time_and_a_lost_probe_is_made_up_for() -> None:
