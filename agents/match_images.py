@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from agents.decide import decide_all
-from schemas.codec import cloudevents_headers, encode_json, event_id
+from agents.decide import DECISION_VERSION, decide_all
+from schemas.codec import UnknownLogRecordError, cloudevents_headers, encode_json, event_id
 from schemas.records import Hashed, ImageMatched, Match, MatchSettings, Position
 from schemas.topics import IMAGE_MATCHED
 
@@ -96,6 +96,9 @@ def outcomes(
 
     What is stored is given as stored. What is not (a new picture, or one that was only rebuilt)
     is decided as of its own place in the log, so that both give the same bytes.
+
+    Raises:
+        UnknownLogRecordError: the settings in force want another version of the decision.
     """
     ordinals = sorted(set(firsts))
     stored = index.outcomes(ordinals)
@@ -112,7 +115,13 @@ def outcomes(
 def _decide(index: Index[RowType], partition: int, rows: Sequence[RowType]) -> Mapping[int, bytes]:
     by_settings: dict[MatchSettings, list[RowType]] = {}
     for row in rows:
-        by_settings.setdefault(index.settings_at(row.ordinal), []).append(row)
+        settings = index.settings_at(row.ordinal)
+        if settings.decision_version != DECISION_VERSION:
+            raise UnknownLogRecordError(
+                f"index-log partition {partition} offset {row.ordinal}: decision version "
+                f"{settings.decision_version} is in force, this program knows {DECISION_VERSION}"
+            )
+        by_settings.setdefault(settings, []).append(row)
     return {
         row.ordinal: encode_json(_outcome(row, partition, seen, settings))
         for settings, asked in by_settings.items()

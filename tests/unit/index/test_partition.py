@@ -8,7 +8,7 @@ import pytest
 
 from agents.decide import default_match_settings
 from agents.match_images import Outcome, outcomes
-from schemas.codec import encode_log
+from schemas.codec import UnknownLogRecordError, encode_log
 from schemas.records import Fingerprint, Hashed, LogRecord, Removed, Reviewed, Source, View
 from streams.entry import LogEntry
 from streams.errors import CorruptStateError
@@ -277,6 +277,13 @@ def test_an_unknown_record_stops_the_index_and_is_named(
     log = Log(index)
     with pytest.raises(CorruptStateError, match="partition 0 offset 1"):
         log.index.stage([LogEntry(1, 0, b"k", value)], 2)
+
+
+def test_a_decision_of_another_version_stops_the_matcher(log: Log) -> None:
+    """Settings of a later release must not be decided by an older program."""
+    later = msgspec.structs.replace(SETTINGS, decision_version=SETTINGS.decision_version + 1)
+    with pytest.raises(UnknownLogRecordError, match="partition 0 offset 2"):
+        log.append(later, hashed("a", fingerprint(7)))
 
 
 def test_a_picture_before_any_settings_is_an_error(index: PartitionIndex) -> None:
