@@ -55,26 +55,30 @@ async def commit_group(
 
 
 class Watermarks:
-    """Per topic partition: the generation it was assigned in, and the offset to commit."""
+    """Per topic partition: the assignment it was reached in, and the offset to commit.
+
+    Assignments are counted by this process (`streams.transport`), not by the group: a partition
+    may be revoked and assigned again in one generation, and what was in work is gone all the same.
+    """
 
     def __init__(self) -> None:
         """Start without assignments."""
         self._offsets: dict[tuple[str, int], tuple[int, int]] = {}
 
-    def advance(self, partition: TopicPartition, generation: int, offset: int) -> None:
-        """Move a partition's watermark up; never down within a generation."""
+    def advance(self, partition: TopicPartition, assignment: int, offset: int) -> None:
+        """Move a partition's watermark up; never down within an assignment."""
         known = self._offsets.get(partition)
-        if known is None or (generation, offset) > known:
-            self._offsets[partition] = (generation, offset)
+        if known is None or (assignment, offset) > known:
+            self._offsets[partition] = (assignment, offset)
 
     def committable(
-        self, assigned: Collection[tuple[str, int]], generation: int
+        self, assigned: Collection[tuple[str, int]], assignment: int | None
     ) -> Mapping[tuple[str, int], int]:
-        """Give the offsets to commit: of what is assigned now, reached in this generation."""
+        """Give the offsets to commit: of what is assigned now, reached in this assignment."""
         return {
             partition: offset
             for partition, (reached_in, offset) in self._offsets.items()
-            if reached_in == generation and partition in assigned
+            if reached_in == assignment and partition in assigned
         }
 
 

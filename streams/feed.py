@@ -9,7 +9,8 @@ partition and a hole in delivery alike.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, ParamSpec, Protocol, TypeVar
 
@@ -41,7 +42,7 @@ class Stretch:
     """Everything of one partition in [start, stop), as of one assignment of it."""
 
     partition: TopicPartition
-    generation: int
+    assignment: int
     start: int
     entries: Sequence[LogEntry]
     stop: int
@@ -49,8 +50,9 @@ class Stretch:
 
 @dataclass(slots=True)
 class _Position:
-    """Where a partition's feed stands, in one generation."""
+    """Where a partition's feed stands, in one assignment and the group's generation of it."""
 
+    assignment: int
     generation: int
     expected: int
     moved_at: float
@@ -69,7 +71,7 @@ class Log(Protocol):
 
     def read_range(
         self, partition: int, low: int, high: int, /, *, headers: bool
-    ) -> Iterator[list[LogEntry]]:
+    ) -> Generator[list[LogEntry]]:
         """Read all records in [low, high)."""
         ...
 
@@ -130,11 +132,26 @@ class Feed:
                 upcoming = asyncio.ensure_future(anext(events))
                 if not upcoming.done():
                     await asyncio.wait({upcoming}, timeout=_GATHER_SECONDS)
-            async for stretch in self._begun():
+            async for stretch in self._present(messages):
                 yield stretch
-            for partition, entries in self._by_partition(messages).items():
-                yield await self._joined(partition, entries)
-            async for stretch in self._silent():
+                # The time that its work took is no silence.
+                if stretch.partition in self._positions:
+                    self._positions[stretch.partition].moved_at = self._clock()
+
+    async def _present(self, messages: Sequence[Any]) -> AsyncIterator[Stretch]:
+        """Give what there is now, for as long as the assignment is the same."""
+        assignment = self._app.assignment
+        if assignment is None:
+            return
+        parts = [
+            self._begun(assignment),
+            *(self._joined(*arrived) for arrived in _by_partition(messages).items()),
+            self._silent(),
+        ]
+        for part in parts:
+            async for stretch in part:
+                if self._app.assignment != assignment:
+                    return
                 yield stretch
 
     async def _on_assigned(self, *_: object, **__: object) -> None:
@@ -148,19 +165,20 @@ class Feed:
             if partition.topic == self._topic
         }
 
-    async def _begun(self) -> AsyncIterator[Stretch]:
-        """Take up the partitions that this generation has brought."""
-        generation = self._app.consumer_generation_id
+    async def _begun(self, assignment: int) -> AsyncIterator[Stretch]:
+        """Take up the partitions of a new assignment, each at its committed offset."""
         mine = self.owned()
         for partition in self._positions.keys() - mine:
             del self._positions[partition]
         for partition in sorted(mine):
             known = self._positions.get(partition)
-            if known is not None and known.generation == generation:
+            if known is not None and known.assignment == assignment:
                 continue
+            generation = self._app.consumer_generation_id
             committed = await self._committed(partition)
-            self._positions[partition] = _Position(generation, committed, self._clock())
-            yield Stretch(partition, generation, committed, (), committed)
+            position = _Position(assignment, generation, committed, self._clock())
+            self._positions[partition] = position
+            yield Stretch(partition, assignment, committed, (), committed)
 
     async def _committed(self, partition: TopicPartition) -> int:
         group = self._app.conf.id
@@ -184,61 +202,68 @@ class Feed:
             return low
         return committed
 
-    def _by_partition(self, messages: Iterable[Any]) -> Mapping[TopicPartition, list[LogEntry]]:
-        """Sort events by partition; drop those of an earlier generation, or seen already."""
-        found: dict[TopicPartition, list[LogEntry]] = {}
-        for message in messages:
-            partition = TopicPartition(message.topic, message.partition)
-            position = self._positions.get(partition)
-            if (
-                position is not None
-                and message.generation_id == position.generation
-                and message.offset >= position.expected
-            ):
-                found.setdefault(partition, []).append(_entry(message))
-        return found
+    async def _joined(
+        self, partition: TopicPartition, messages: Sequence[Any]
+    ) -> AsyncIterator[Stretch]:
+        """Give events as stretches, with what is missing before and between them.
 
-    async def _joined(self, partition: TopicPartition, entries: list[LogEntry]) -> Stretch:
-        """Make a stretch of events, with what is missing before and between them."""
-        position = self._positions[partition]
-        start = want = position.expected
+        Events of an earlier generation are dropped, as are those that were seen already.
+        """
+        position = self._positions.get(partition)
+        if position is None:
+            return
         joined: list[LogEntry] = []
-        for entry in entries:
-            if entry.offset > want:
-                joined.extend(await self._read(partition, want, entry.offset))
-            if entry.offset >= want:
-                joined.append(entry)
-                want = entry.offset + 1
-        return self._stretch(partition, start, joined, want)
+        for message in messages:
+            want = joined[-1].offset + 1 if joined else position.expected
+            if message.generation_id != position.generation or message.offset < want:
+                continue
+            if message.offset > want:
+                if joined:
+                    yield self._stretch(partition, joined, want)
+                    joined = []
+                async for stretch in self._filled(partition, message.offset):
+                    yield stretch
+            joined.append(_entry(message))
+        if joined:
+            yield self._stretch(partition, joined, joined[-1].offset + 1)
 
     async def _silent(self) -> AsyncIterator[Stretch]:
         """Read what the log holds of partitions whose events do not come."""
-        now = self._clock()
         for partition, position in list(self._positions.items()):
-            if now - position.moved_at < _IDLE_SECONDS:
+            if self._clock() - position.moved_at < _IDLE_SECONDS:
                 continue
-            position.moved_at = now
+            position.moved_at = self._clock()
             _, high = await self._ask(self._log.watermarks, partition.partition)
-            start, stop = position.expected, min(high, position.expected + self._gather)
-            if stop > start:
-                logger.warning("%s: reading %d to %d from the log", partition, start, stop)
-                entries = await self._read(partition, start, stop)
-                yield self._stretch(partition, start, entries, stop)
+            stop = min(high, position.expected + self._gather)
+            if stop > position.expected:
+                logger.warning("%s: reading up to %d from the log", partition, stop)
+                async for stretch in self._filled(partition, stop):
+                    yield stretch
 
-    def _stretch(
-        self, partition: TopicPartition, start: int, entries: list[LogEntry], stop: int
-    ) -> Stretch:
+    async def _filled(self, partition: TopicPartition, stop: int) -> AsyncIterator[Stretch]:
+        """Read from the expected offset up to `stop`, a bounded piece at a time."""
         position = self._positions[partition]
-        position.expected = stop
-        position.moved_at = self._clock()
-        return Stretch(partition, position.generation, start, entries, stop)
+        while position.expected < stop:
+            entries, upto = await self._ask(self._read, partition, position.expected, stop)
+            yield self._stretch(partition, entries, upto)
 
-    async def _read(self, partition: TopicPartition, low: int, high: int) -> list[LogEntry]:
-        def read() -> list[LogEntry]:
-            batches = self._log.read_range(partition.partition, low, high, headers=True)
-            return [entry for batch in batches for entry in batch]
+    def _stretch(self, partition: TopicPartition, entries: list[LogEntry], stop: int) -> Stretch:
+        position = self._positions[partition]
+        start, position.expected = position.expected, stop
+        return Stretch(partition, position.assignment, start, entries, stop)
 
-        return await self._ask(read)
+    def _read(self, partition: TopicPartition, low: int, high: int) -> tuple[list[LogEntry], int]:
+        """Read from `low` on; give what was read, and the offset that it reaches."""
+        found: list[LogEntry] = []
+        size_bytes = 0
+        with closing(self._log.read_range(partition.partition, low, high, headers=True)) as batches:
+            for batch in batches:
+                for entry in batch:
+                    found.append(entry)
+                    size_bytes += len(entry.value or b"")
+                    if size_bytes >= _GATHER_BYTES:
+                        return found, entry.offset + 1
+        return found, high
 
     async def _ask(self, question: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Ask the broker, and again for as long as it does not answer."""
@@ -250,13 +275,20 @@ class Feed:
                 await asyncio.sleep(_ASK_AGAIN_SECONDS)
 
 
+def _by_partition(messages: Iterable[Any]) -> dict[TopicPartition, list[Any]]:
+    found: dict[TopicPartition, list[Any]] = {}
+    for message in messages:
+        found.setdefault(TopicPartition(message.topic, message.partition), []).append(message)
+    return found
+
+
 def _entry(message: Any) -> LogEntry:  # noqa: ANN401 - Faust declares no type for it
     """Copy a Faust message; its timestamp is in seconds, made from whole milliseconds."""
     headers = message.headers or ()
     pairs = headers.items() if isinstance(headers, Mapping) else headers
     return LogEntry(
         offset=message.offset,
-        timestamp_ms=max(0, round((message.timestamp or 0) * 1000)),
+        timestamp_ms=round((message.timestamp or 0) * 1000),
         key=message.key,
         value=message.value,
         headers=tuple(pairs),

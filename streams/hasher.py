@@ -22,11 +22,12 @@ from schemas.codec import (
     dead_letter_headers,
     decode_image_ingested,
     decode_image_removed,
+    decode_log,
     encode_log,
     event_id,
 )
 from schemas.reasons import Rejection
-from schemas.records import Fingerprint, Hashed, Removed, Source
+from schemas.records import Fingerprint, Hashed, LogRecord, Removed, Source
 from schemas.topics import (
     IMAGE_INGESTED,
     IMAGE_REMOVED,
@@ -151,7 +152,7 @@ class Hasher:
             deliver=self._deliver,
             apply=_nothing_to_apply,
             acknowledge=partial(
-                self._watermarks.advance, stretch.partition, stretch.generation, stretch.stop
+                self._watermarks.advance, stretch.partition, stretch.assignment, stretch.stop
             ),
         )
 
@@ -165,11 +166,11 @@ class Hasher:
         self._windows.clear()
 
     def _window(self, stretch: Stretch) -> Window:
-        generation, window = self._windows.get(stretch.partition, (None, None))
-        if window is None or generation != stretch.generation:
-            advance = partial(self._watermarks.advance, stretch.partition, stretch.generation)
+        assignment, window = self._windows.get(stretch.partition, (None, None))
+        if window is None or assignment != stretch.assignment:
+            advance = partial(self._watermarks.advance, stretch.partition, stretch.assignment)
             window = Window(self._settings.window_size, stretch.start, advance)
-            self._windows[stretch.partition] = (stretch.generation, window)
+            self._windows[stretch.partition] = (stretch.assignment, window)
         return window
 
     async def _picture(self, partition: TopicPartition, entry: LogEntry, window: Window) -> None:
@@ -225,7 +226,7 @@ class Hasher:
         return Outgoing(
             topic=INDEX_LOG,
             key=self._new_key(),
-            value=encode_log(record),
+            value=_readable(record),
             headers=tuple(headers),
             partition=partition_of(record.workspace, self._settings.partitions),
         )
@@ -234,6 +235,13 @@ class Hasher:
         tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._fail(error)
+
+
+def _readable(record: LogRecord) -> bytes:
+    """Encode a record, and make sure that it can be read: the log is kept for ever."""
+    value = encode_log(record)
+    decode_log(value)
+    return value
 
 
 class Budget:

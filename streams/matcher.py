@@ -125,7 +125,7 @@ class Matcher:
                 deliver=self._deliver,
                 apply=partial(self._in_thread, index.commit, group.fresh()),
                 acknowledge=partial(
-                    self._watermarks.advance, stretch.partition, stretch.generation, stop
+                    self._watermarks.advance, stretch.partition, stretch.assignment, stop
                 ),
             )
 
@@ -145,7 +145,19 @@ class Matcher:
     ) -> Group:
         arrivals = index.stage(entries, stop)
         firsts = (arrival.first for arrival in arrivals)
-        return Group(arrivals, outcomes(index, partition.partition, firsts))
+        group = Group(arrivals, outcomes(index, partition.partition, firsts))
+        for arrival in arrivals:
+            record, first = arrival.record, group.outcomes[arrival.first].row.record
+            if record.fingerprint.sha256 != first.fingerprint.sha256:
+                logger.warning(
+                    "%s %d: id_reused: image id %r of workspace %r came with other bytes; its "
+                    "first outcome is sent again",
+                    partition,
+                    arrival.offset,
+                    record.image_id,
+                    record.workspace,
+                )
+        return group
 
     def _rebuild(self, index: PartitionIndex, partition: TopicPartition, upto: int) -> None:
         """Apply what lies below `upto` without answering: it was answered before."""
@@ -208,10 +220,10 @@ def _groups(stretch: Stretch, size: int) -> Iterator[tuple[Sequence[LogEntry], i
 
 
 async def match_all(feed: Feed, matcher: Matcher, stream: faust.Stream[Any]) -> None:
-    """Match each stretch in turn; keep open only the indexes that this generation owns."""
-    generation = None
+    """Match each stretch in turn; keep open only the indexes of the present assignment."""
+    assignment = None
     async for stretch in feed.stretches(stream):
-        if stretch.generation != generation:
-            generation = stretch.generation
+        if stretch.assignment != assignment:
+            assignment = stretch.assignment
             await matcher.release({partition.partition for partition in feed.owned()})
         await matcher.match(stretch)

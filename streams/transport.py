@@ -5,6 +5,8 @@ out-of-order ack each do it). Here its part is agents and group membership; what
 are the watermarks of `streams.delivery`, and what it delivers is checked by `streams.feed`.
 """
 
+import asyncio
+import contextlib
 import os
 import threading
 from collections.abc import Mapping
@@ -26,6 +28,8 @@ _SCHEME = "kafka"
 # Commits are cheap, and what was not committed is delivered again after a crash.
 _COMMIT_SECONDS = 0.5
 _HEARTBEATS_PER_SESSION = 6
+# Before partitions go; what is not committed then is only delivered again.
+_LAST_COMMIT_SECONDS = 2.0
 # A rebuild may keep the agent busy; the group must not take that for a dead member.
 _LONGEST_REBUILD_SECONDS = 3600.0
 # What is in flight at a stop gets this long; the rest is delivered again after the next start.
@@ -41,12 +45,15 @@ class WatermarkConsumer(driver.Consumer):
         topics: AbstractSet[TP] | AbstractSet[str] | None = None,  # noqa: ARG002 - all watermarks are safe
         start_new_transaction: bool = True,  # noqa: ARG002, FBT001, FBT002 - Faust's signature
     ) -> bool:
-        """Commit the watermarks of what is assigned, in the current generation only."""
+        """Commit the watermarks reached in the present assignment; none between two of them.
+
+        A commit while the group forms anew would be refused, and make it form once more.
+        """
         # Events are acknowledged on arrival (`streams.feed`); the lists must not grow for ever.
         self._acked.clear()
         self._acked_index.clear()
-        watermarks = cast("App", self.app).watermarks
-        committable = watermarks.committable(self.assignment(), self.app.consumer_generation_id)
+        app = cast("App", self.app)
+        committable = app.watermarks.committable(self.assignment(), app.assignment)
         offsets: Mapping[TP, int] = {
             TP(*partition): offset
             for partition, offset in committable.items()
@@ -58,6 +65,20 @@ class WatermarkConsumer(driver.Consumer):
         if committed:
             self._committed_offset.update(offsets)
         return committed
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        """End the assignment: what was reached is committed, what comes later is not."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.commit(), _LAST_COMMIT_SECONDS)
+        cast("App", self.app).assignment = None
+        await super().on_partitions_revoked(revoked)
+
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        """Begin a new assignment, also where the generation is the old one."""
+        app = cast("App", self.app)
+        app.assignments += 1
+        app.assignment = app.assignments
+        await super().on_partitions_assigned(assigned, generation_id)
 
     def on_buffer_full(self, tp: TP) -> None:
         """Go on: a full queue makes Faust wait for room in it, which is all that is needed.
@@ -74,12 +95,17 @@ class WatermarkTransport(driver.Transport):
 
 
 class App(faust.App):
-    """A Faust app with the watermarks that its consumer commits."""
+    """A Faust app with the watermarks that its consumer commits.
+
+    `assignment` is the number of the present assignment of partitions; None between two.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - Faust's own
         """Start without watermarks."""
         super().__init__(*args, **kwargs)
         self.watermarks = Watermarks()
+        self.assignments = 0
+        self.assignment: int | None = None
 
     def _create_directories(self) -> None:
         """Make none: they are for Faust's tables."""

@@ -36,7 +36,6 @@ _FIRST = b"i"
 _MARK = b"m"
 _REMOVED = b"x"
 _SETTINGS = b"s"
-_SOURCE = b"q"
 _WORKSPACE = b"w"
 
 _U64 = struct.Struct(">Q")
@@ -108,10 +107,6 @@ class Batch:
     def put_workspace(self, name: str, number: int) -> None:
         """Give a workspace its number."""
         self._batch.put(_WORKSPACE + name.encode(), _U32.pack(number))
-
-    def put_source(self, source: str, offset: int) -> None:
-        """Remember the last applied offset of a source partition."""
-        self._batch.put(_SOURCE + source.encode(), _U64.pack(offset))
 
     def put_progress(self, progress: Progress) -> None:
         """Move the next offset."""
@@ -199,11 +194,6 @@ class Store:
         """Give (name, number) of all workspaces."""
         for key, value in self._scan(_WORKSPACE, _WORKSPACE):
             yield key[1:].decode(), _U32.unpack(value)[0]
-
-    def sources(self) -> Iterator[tuple[str, int]]:
-        """Give (source partition, last applied offset)."""
-        for key, value in self._scan(_SOURCE, _SOURCE):
-            yield key[1:].decode(), _U64.unpack(value)[0]
 
     def bands(self) -> bytes | None:
         """Read the manifest of the band files in use."""

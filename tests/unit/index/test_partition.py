@@ -165,11 +165,34 @@ def test_a_removed_picture_stays_removed_when_it_is_delivered_again(log: Log) ->
     assert matched(log.append(hashed("b", fingerprint(7)))["b"]) == []
 
 
-def test_a_removal_appended_late_is_ignored(log: Log) -> None:
-    """A frozen hasher may append a removal whose source offset was passed long ago."""
-    log.append(removed("z", 5))
+def test_a_removal_delivered_again_changes_nothing(log: Log) -> None:
+    """A frozen hasher may append one late: the mark stands already, from its own place on."""
     log.append(hashed("a", fingerprint(7)), removed("a", 5))
-    assert matched(log.append(hashed("b", fingerprint(7)))["b"]) == ["a"]
+    found = log.append(hashed("b", fingerprint(7)), removed("a", 5), hashed("c", fingerprint(7)))
+    assert matched(found["c"]) == ["b"]
+
+
+def test_settings_for_another_partition_count_stop_the_index(log: Log) -> None:
+    """Workspaces would live elsewhere from there on."""
+    with pytest.raises(CorruptStateError, match="settings for 77 partitions in a log of 1"):
+        log.append(msgspec.structs.replace(SETTINGS, partitions=77))
+
+
+def test_a_picture_that_everybody_forwards_is_searched_in_small_steps(
+    log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The steps change no outcome."""
+    copies = [hashed(f"p{number}", fingerprint(7 + number % 2)) for number in range(300)]
+    first = log.append(*copies)
+    again = PartitionIndex(tmp_path / "again", TOPIC, 0)
+    log.rebuild(again, group=1000)
+    monkeypatch.setattr(partition_module, "_HITS_AT_ONCE", 200)
+    monkeypatch.setattr(partition_module, "_FIRST_ROWS_SEARCHED", 2)
+    ordinals = [each.row.ordinal for each in first.values()]
+    assert {ordinal: each.value for ordinal, each in outcomes(again, 0, ordinals).items()} == {
+        each.row.ordinal: each.value for each in first.values()
+    }
+    again.close()
 
 
 def test_low_information_pictures_match_identical_bytes_only(log: Log) -> None:

@@ -71,16 +71,17 @@ async def test_nothing_is_acknowledged_after_a_failed_write() -> None:
     assert "acknowledged" not in broker.order
 
 
-def test_only_what_is_assigned_in_this_generation_is_committed() -> None:
-    """A watermark of an earlier generation, or of another's partition, is not committed."""
+def test_only_what_was_reached_in_this_assignment_is_committed() -> None:
+    """Not an earlier assignment's, not another's partition, nothing between assignments."""
     watermarks = Watermarks()
     watermarks.advance(PARTITION, 4, 10)
     assert watermarks.committable({PARTITION}, 4) == {PARTITION: 10}
     assert watermarks.committable({PARTITION}, 5) == {}
+    assert watermarks.committable({PARTITION}, None) == {}
     assert watermarks.committable({TopicPartition("index-log", 1)}, 4) == {}
 
 
-def test_a_watermark_of_an_earlier_generation_changes_nothing() -> None:
+def test_a_watermark_of_an_earlier_assignment_changes_nothing() -> None:
     """A worker that was frozen and finishes late does not move the watermark."""
     watermarks = Watermarks()
     watermarks.advance(PARTITION, 5, 10)
@@ -89,7 +90,7 @@ def test_a_watermark_of_an_earlier_generation_changes_nothing() -> None:
     assert watermarks.committable({PARTITION}, 5) == {PARTITION: 10}
 
 
-def test_a_new_generation_may_begin_below_the_last_one() -> None:
+def test_a_new_assignment_may_begin_below_the_last_one() -> None:
     """After a rebalance the committed offset decides, even where it is lower."""
     watermarks = Watermarks()
     watermarks.advance(PARTITION, 5, 10)

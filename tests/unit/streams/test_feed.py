@@ -1,7 +1,7 @@
 """A feed gives everything of a partition, in order, whatever Faust delivers of it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator
 from dataclasses import dataclass, field
 from typing import Any, Self, cast
 
@@ -98,7 +98,7 @@ class Log:
 
     def read_range(
         self, partition: int, low: int, high: int, /, *, headers: bool
-    ) -> Iterator[list[LogEntry]]:
+    ) -> Generator[list[LogEntry]]:
         """Read what was not erased."""
         assert headers
         assert partition == 0
@@ -131,6 +131,7 @@ class Application:
     def __init__(self) -> None:
         self.consumer = Consumer({PARTITION, TopicPartition("another", 0)})
         self.consumer_generation_id = 1
+        self.assignment: int | None = None
         self.on_partitions_assigned = Assignments()
         self.conf = type("Conf", (), {"id": "group"})
 
@@ -141,6 +142,7 @@ class World:
     def __init__(self, log: Log) -> None:
         self.app, self.stream, self.log = Application(), Stream(), log
         self.feed = Feed(cast("App", self.app), TOPIC, log, gather=50)
+        self.assignments = 0
         self.stretches = aiter(self.feed.stretches(cast("faust.Stream[Any]", self.stream)))
 
     async def next(self) -> Stretch:
@@ -149,8 +151,14 @@ class World:
 
     async def begin(self) -> Stretch:
         """Have the partition assigned; give its first stretch."""
+        self.assignments += 1
+        self.app.assignment = self.assignments
         await self.app.on_partitions_assigned.handler()
         return await self.next()
+
+    def revoke(self) -> None:
+        """Have everything revoked."""
+        self.app.assignment = None
 
 
 def offsets(stretch: Stretch) -> list[int]:
@@ -162,7 +170,7 @@ def offsets(stretch: Stretch) -> list[int]:
 async def test_an_assignment_begins_with_an_empty_stretch_at_the_committed_offset() -> None:
     """So an index can be brought up before the first event, and a quiet partition too."""
     first = await World(Log(committed_offset=7)).begin()
-    assert (first.partition, first.generation, first.start, first.stop) == (PARTITION, 1, 7, 7)
+    assert (first.partition, first.assignment, first.start, first.stop) == (PARTITION, 1, 7, 7)
     assert not first.entries
 
 
@@ -181,7 +189,9 @@ async def test_a_hole_in_delivery_is_read_from_the_log() -> None:
     world = World(Log())
     await world.begin()
     world.stream.deliver(2, 3, 6)
-    assert offsets(await world.next()) == [0, 1, 2, 3, 4, 5, 6]
+    found = [await world.next() for _ in range(4)]
+    assert [offsets(stretch) for stretch in found] == [[0, 1], [2, 3], [4, 5], [6]]
+    assert [(stretch.start, stretch.stop) for stretch in found] == [(0, 2), (2, 4), (4, 6), (6, 7)]
     assert world.log.reads == [(0, 2), (4, 6)]
 
 
@@ -194,12 +204,17 @@ async def test_what_was_seen_already_is_dropped() -> None:
 
 
 async def test_erased_records_leave_a_stretch_that_accounts_for_them() -> None:
-    """A hole that is one in the log too is passed over, once."""
+    """A hole that is one in the log too is accounted for by a stretch without entries."""
     world = World(Log(erased={0, 1, 4}))
     await world.begin()
     world.stream.deliver(2, 3, 5)
-    stretch = await world.next()
-    assert (stretch.start, offsets(stretch), stretch.stop) == (0, [2, 3, 5], 6)
+    found = [await world.next() for _ in range(4)]
+    assert [(stretch.start, offsets(stretch), stretch.stop) for stretch in found] == [
+        (0, [], 2),
+        (2, [2, 3], 4),
+        (4, [], 5),
+        (5, [5], 6),
+    ]
 
 
 async def test_events_of_an_earlier_generation_are_dropped() -> None:
@@ -208,7 +223,8 @@ async def test_events_of_an_earlier_generation_are_dropped() -> None:
     await world.begin()
     world.stream.deliver(0, generation=0)
     world.stream.deliver(1)
-    assert offsets(await world.next()) == [0, 1]
+    assert offsets(await world.next()) == [0]
+    assert offsets(await world.next()) == [1]
     assert world.log.reads == [(0, 1)]
 
 
@@ -222,7 +238,42 @@ async def test_a_new_generation_begins_at_its_own_committed_offset() -> None:
     assert (await world.begin()).start == 9
     world.stream.deliver(9, generation=2)
     stretch = await world.next()
-    assert (stretch.generation, offsets(stretch)) == (2, [9])
+    assert (stretch.assignment, offsets(stretch)) == (2, [9])
+
+
+async def test_what_was_in_work_when_its_partition_was_revoked_comes_again() -> None:
+    """Also where the same generation brings the partition back: its work was abandoned."""
+    world = World(Log(committed_offset=0))
+    await world.begin()
+    world.stream.deliver(0, 1, 2, 3)
+    assert offsets(await world.next()) == [0, 1, 2, 3]
+    world.revoke()
+    again = await world.begin()
+    assert (again.assignment, again.start) == (2, 0)
+    world.stream.deliver(4, 5)
+    assert offsets(await world.next()) == [0, 1, 2, 3]
+    assert offsets(await world.next()) == [4, 5]
+
+
+async def test_nothing_is_given_between_two_assignments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither what was gathered nor what the log holds: nobody may work on it now."""
+    monkeypatch.setattr(feed_module, "_IDLE_SECONDS", 0.01)
+    world = World(Log(end=9))
+    await world.begin()
+    world.revoke()
+    world.stream.deliver(0, 1)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(anext(world.stretches), 0.2)
+
+
+async def test_a_large_hole_is_read_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Events may hold whole pictures; not all of a hole is in memory at once."""
+    monkeypatch.setattr(feed_module, "_GATHER_BYTES", 4)
+    world = World(Log())
+    await world.begin()
+    world.stream.deliver(5)
+    found = [await world.next() for _ in range(4)]
+    assert [offsets(stretch) for stretch in found] == [[0, 1], [2, 3], [4], [5]]
 
 
 async def test_a_silent_partition_is_read_from_the_log(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,7 +73,7 @@ def picture(offset: int, url: str) -> LogEntry:
 
 
 def stretch(partition: TopicPartition, *entries: LogEntry) -> Stretch:
-    """Give a stretch of the first generation."""
+    """Give a stretch of the first assignment."""
     return Stretch(partition, 1, entries[0].offset, entries, entries[-1].offset + 1)
 
 
