@@ -6,9 +6,7 @@ export PYTHON
 
 BIN := .venv/bin
 SOURCES := agents schemas streams deploy tests
-KAFKA := $(BIN)/python -m deploy.local.broker
-KAFKA_DIR := build/up/kafka
-KAFKA_PORT ?= 9092
+STACK := $(BIN)/python -m deploy.local.stack
 NEEDS_A_BROKER := tests/integration tests/faults
 LOCK := $(BIN)/uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 \
 	--generate-hashes --no-annotate --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade)
@@ -30,11 +28,11 @@ setup: ## make .venv from the lock file (done by every other target, instant whe
 demo: setup ## see it work from end to end on a Kafka of its own
 	@$(BIN)/python -m deploy.local.demo
 
-up: setup ## start Kafka on this machine (port 9092, or KAFKA_PORT=...) and leave it running
-	@$(KAFKA) start --dir $(KAFKA_DIR) --port $(KAFKA_PORT)
+up: setup ## start Kafka (port 9092, or KAFKA_PORT=...), a hasher and a matcher; leave them running
+	@$(STACK) up
 
 down: setup ## stop what `make up` started; its data stays
-	@$(KAFKA) stop --dir $(KAFKA_DIR)
+	@$(STACK) down
 
 test: ## everything: check, then the tests on a real Kafka, then with faults injected
 	@bash tests/run_all.sh
@@ -63,5 +61,5 @@ lock: setup ## write the lock files from pyproject.toml (UPGRADE=1: newest versi
 	@$(MAKE) setup
 
 clean: ## stop what `make up` started; remove .venv and build
-	@test ! -x $(BIN)/python || $(KAFKA) stop --dir $(KAFKA_DIR)
+	@test ! -x $(BIN)/python || $(STACK) down
 	@rm -rf .venv build

@@ -217,7 +217,8 @@ def outcome_table(names: Mapping[str, str], ended: Mapping[str, "Ended"]) -> Tab
     from schemas.records import ImageMatched
     from streams.publish import name_of
 
-    table = Table(box=None, header_style="bold", pad_edge=False)
+    table = Table(box=None, header_style="bold", pad_edge=False, caption_justify="left")
+    table.caption = "of 64, of 256: bits that differ between the closest codes and fine codes"
     # Names are what one looks for: they are folded where the screen ends, never cut.
     table.add_column("picture", overflow="fold", ratio=4)
     table.add_column("outcome", no_wrap=True)

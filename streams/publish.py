@@ -13,6 +13,7 @@ from typing import Self, cast
 
 import msgspec
 from confluent_kafka import KafkaError, Message, TopicPartition
+from rich import get_console
 from rich.progress import Progress, track
 
 from schemas.codec import cloudevents_headers, encode_json, event_id
@@ -32,6 +33,8 @@ Ended = ImageMatched | str
 
 _DEAD_LETTERS = dead_letter_topic_name(IMAGE_INGESTED)
 _POLL_SECONDS = 0.2
+# A bar that cannot move is only an empty line.
+_IS_FILE = not get_console().is_terminal
 _ID_SEPARATOR = "~"
 _NAME_LIMIT_CHARACTERS = 100
 
@@ -139,7 +142,7 @@ class Publication:
 
     def send_raw(self, events: Sequence[tuple[str, bytes]]) -> None:
         """Publish values as they are, good or not, under their image ids."""
-        for image_id, value in track(events, "publishing", transient=True):
+        for image_id, value in track(events, "publishing", transient=True, disable=_IS_FILE):
             self._waiting.add(image_id)
             headers = cloudevents_headers(
                 topic=IMAGE_INGESTED,
@@ -165,7 +168,7 @@ class Publication:
         """Read until each published picture has ended, or the time is over."""
         ended: dict[str, Ended] = {}
         deadline = time.monotonic() + timeout_seconds
-        with Progress(transient=True) as progress:
+        with Progress(transient=True, disable=_IS_FILE) as progress:
             task = progress.add_task("waiting for outcomes", total=len(self._waiting))
             while self._waiting - ended.keys() and time.monotonic() < deadline:
                 for message in self._consumer.consume(500, _POLL_SECONDS):

@@ -152,7 +152,10 @@ def build_app(settings: Settings, group: str, *, buffered_events: int) -> App:
         broker_max_poll_interval=_LONGEST_REBUILD_SECONDS,
         consumer_auto_offset_reset="earliest",
         consumer_max_fetch_size=LARGEST_MESSAGE_BYTES,
-        consumer_group_instance_id=settings.instance_id and f"{group}-{settings.instance_id}",
+        # None, not "": an empty id would be a static member's, the same for every replica.
+        consumer_group_instance_id=(
+            f"{group}-{settings.instance_id}" if settings.instance_id else None
+        ),
         topic_allow_declare=False,
         topic_disable_leader=True,
         key_serializer="raw",

@@ -1,5 +1,6 @@
 """The index is a function of its log: redeliveries, removals, restarts, damage, other logs."""
 
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -94,6 +95,20 @@ def index(tmp_path: Path) -> Iterator[PartitionIndex]:
 def log(index: PartitionIndex) -> Log:
     """Give a log with its settings record."""
     return Log(index)
+
+
+def await_band_files(log: Log, tmp_path: Path) -> Path:
+    """Commit empty groups until a merge is adopted; give the folder of its files."""
+    deadline = time.monotonic() + 30
+    manifest = None
+    while manifest is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+        log.index.stage((), log.index.next_offset)
+        log.index.commit({})
+        manifest = log.index._store.bands()
+    generation = msgspec.msgpack.decode(manifest, type=partition_module.BandsManifest).generation
+    return tmp_path / "index" / "bands" / str(generation)
 
 
 def matched(outcome: Outcome[Row]) -> list[str]:
@@ -215,7 +230,7 @@ def test_a_restarted_index_answers_the_same(
     for number in range(60):
         log.append(hashed(f"p{number}", fingerprint(number % 7)), removed(f"p{number - 9}", number))
     if merge:
-        assert list((tmp_path / "index" / "bands").glob("*/views-1/*"))
+        await_band_files(log, tmp_path)
     before = log.replay(0)
     reopened(log.index, tmp_path)
     assert {name: each.value for name, each in log.replay(0).items()} == {
@@ -232,8 +247,9 @@ def test_damaged_band_files_are_rebuilt_from_the_rows(
     monkeypatch.setattr(partition_module, "_MERGE_LEAST_CODES", 20)
     for number in range(60):
         log.append(hashed(f"p{number}", fingerprint(number)))
+    bands = await_band_files(log, tmp_path)
     log.index.close()
-    path = max((tmp_path / "index" / "bands").glob("*/views-1/*"))
+    path = max((bands / "views-1").iterdir())
     content = path.read_bytes()
     if damage == "delete":
         path.unlink()

@@ -1,0 +1,186 @@
+"""The processes as such: how they start, stop, and whom they talk to. On a broker of their own."""
+
+import os
+import signal
+import socketserver
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+
+import pytest
+
+from deploy.local.broker import Broker
+from deploy.local.client import Client
+from deploy.local.stack import COMMAND, Stack, without_settings
+from schemas.records import ImageIngested
+from tests.integration.pictures import photograph_file
+
+WAIT_SECONDS = 60.0
+# The processes bound their stop with 20 s.
+STOP_SECONDS = 22.0
+
+
+@pytest.fixture(scope="module")
+def own_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """A broker that nobody else uses."""
+    with Broker(tmp_path_factory.mktemp("kafka")) as broker:
+        yield broker
+
+
+@pytest.fixture
+def ready(own_broker: Broker, tmp_path: Path) -> Iterator[Stack]:
+    """A stack that is not started, on a broker with our topics."""
+    found = Stack(tmp_path, broker=own_broker, environment=without_settings(os.environ))
+    found.command("topics", "create")
+    try:
+        yield found
+    finally:
+        found.stop()
+
+
+def test_publish_shows_names_and_reasons(ready: Stack, tmp_path: Path) -> None:
+    """What was published earlier is named by its file; equal names are told apart."""
+    for folder, content in (("a", photograph_file(3_001)), ("b", b"text")):
+        (tmp_path / "sent" / folder).mkdir(parents=True)
+        (tmp_path / "sent" / folder / "picture.jpg").write_bytes(content)
+    sent = tmp_path / "sent"
+    arguments = ("--workspace", "w", "--wait", "--timeout-seconds", "60")
+    ready.start()
+    first = ready.command("publish", str(sent), *arguments)
+    assert "a/picture.jpg" in first
+    assert "b/picture.jpg" in first
+    assert "no match" in first
+    assert "not_an_image" in first
+    later = tmp_path / "again.png"
+    later.write_bytes((sent / "a" / "picture.jpg").read_bytes())
+    (row,) = (
+        line
+        for line in ready.command("publish", str(later), *arguments).splitlines()
+        if line.startswith("again.png")
+    )
+    assert row.split() == ["again.png", "confirmed", "picture.jpg", "0", "0", "identical"]
+
+
+def test_a_terminated_process_exits_cleanly(ready: Stack) -> None:
+    """SIGTERM ends hashers and matchers with exit code 0, within their bound."""
+    ready.start()
+    ready.await_ready()
+    began = time.monotonic()
+    for member in ready.members:
+        member.signal(signal.SIGTERM)
+    assert [member.wait(STOP_SECONDS) for member in ready.members] == [0, 0]
+    assert time.monotonic() - began < STOP_SECONDS
+
+
+def test_stopping_leaves_nothing_and_starting_again_changes_nothing(ready: Stack) -> None:
+    """A second start starts nothing; `stop` names what it stopped, children included."""
+    ready.start()
+    ready.await_ready()
+    processes = [member.process() for member in ready.members]
+    family = [child for process in processes if process for child in process.children()]
+    ready.start()
+    assert [member.process() for member in ready.members] == processes
+    other = Stack(ready.directory, broker=ready._broker, environment=os.environ)
+    assert [member.process() for member in other.members] == processes
+    assert other.stop() == ["hasher-1", "matcher-1"]
+    assert not any(process.is_running() for process in (*filter(None, processes), *family))
+    assert other.stop() == []
+
+
+# On this machine 127.0.0.2 plays a host of the Internet; all other addresses are what they are.
+PUBLIC = "127.0.0.2"
+HASHER_WITH_A_PUBLIC_HOST = f"""
+from streams import fetch
+from streams.cli import main
+
+is_public = fetch.is_public
+fetch.is_public = lambda address: address == {PUBLIC!r} or is_public(address)
+main()
+"""
+
+
+class Redirects(BaseHTTPRequestHandler):
+    """Sends a picture, or to where the path says; `asked` is who was reached."""
+
+    asked: list[tuple[str, str]] = []  # noqa: RUF012 - one list for all requests
+
+    def do_GET(self) -> None:
+        """Answer."""
+        self.asked.append((self.request.getsockname()[0], self.path))
+        if self.path.startswith("/to/"):
+            self.send_response(302)
+            self.send_header("Location", "http://" + self.path.removeprefix("/to/"))
+            self.end_headers()
+            return
+        content = photograph_file(3_003)
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def test_no_address_inside_is_reached(ready: Stack, workspace: str) -> None:
+    """Neither directly nor by a redirect, with the setting's default; a public host is asked."""
+    hasher = ready.member(
+        "hasher-1",
+        [sys.executable, "-c", HASHER_WITH_A_PUBLIC_HOST, "hasher"],
+        {"CHECK_DEDUP_ALLOW_PRIVATE_ADDRESSES": ""},
+    )
+    ready._members = [hasher, ready.member("matcher-1", [str(COMMAND), "matcher"])]
+    ready.start()
+    with (
+        socketserver.ThreadingTCPServer(("0.0.0.0", 0), Redirects) as server,  # noqa: S104 - both addresses
+        Client(ready.settings) as client,
+    ):
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        port = server.server_address[1]
+        public = f"http://{PUBLIC}:{port}"
+        refused = [
+            f"http://127.0.0.1:{port}/direct.jpg",
+            f"http://localhost:{port}/direct.jpg",
+            *(
+                f"{public}/to/{place}"
+                for place in (
+                    f"127.0.0.1:{port}/redirected.jpg",
+                    f"2130706433:{port}/redirected.jpg",
+                    f"[::ffff:127.0.0.1]:{port}/redirected.jpg",
+                    "169.254.169.254/latest/meta-data",
+                    "10.0.0.1/redirected.jpg",
+                    f"{PUBLIC}:{port}/to/127.0.0.1:{port}/redirected-twice.jpg",
+                )
+            ),
+        ]
+        ids = [uuid.uuid4().hex for _ in refused]
+        good = uuid.uuid4().hex
+        urls = dict(zip(ids, refused, strict=True)) | {good: f"{public}/good.jpg"}
+        client.ingest(*(ImageIngested(workspace, name, url=url) for name, url in urls.items()))
+        assert client.wait(
+            lambda: all(map(client.ended, urls)), WAIT_SECONDS, meanwhile=ready.require_alive
+        )
+        reasons = [letter.header("dlq-reason") for i in ids for letter in client.dead_letters(i)]
+        server.shutdown()
+    assert reasons == ["address_refused"] * len(refused)
+    assert len(client.outcomes(good)) == 1
+    assert {address for address, _ in Redirects.asked} == {PUBLIC}
+
+
+def test_two_hashers_without_names_share_the_work(tmp_path: Path) -> None:
+    """Replicas without an instance id are dynamic members: each gets its partitions."""
+    with Broker(tmp_path / "kafka") as broker:
+        stack = Stack(tmp_path, broker=broker, environment=without_settings(os.environ))
+        unnamed = {"CHECK_DEDUP_INSTANCE_ID": ""}
+        stack._members = [
+            stack.member(f"hasher-{number}", [str(COMMAND), "hasher"], unnamed) for number in (1, 2)
+        ] + [stack.member("matcher-1", [str(COMMAND), "matcher"])]
+        try:
+            stack.start()
+            stack.await_ready(25.0)
+        finally:
+            stack.stop()
