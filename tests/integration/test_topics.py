@@ -3,6 +3,7 @@
 import functools
 import itertools
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
@@ -64,6 +65,11 @@ def settings(own_broker: Broker) -> Settings:
     ):
         with suppress(KafkaException):
             future.result(30)
+    # The broker answers before all of it has forgotten the topics.
+    deadline = time.monotonic() + 30
+    while TOPICS.keys() & admin.list_topics(timeout=10).topics.keys():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
     return found
 
 
