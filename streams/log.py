@@ -35,7 +35,7 @@ class LogReader:
     """Reads the partitions of one topic.
 
     Watermarks are asked through one client that stays open; each range is read by a client of
-    its own (20 ms to open), so that partitions are read side by side and none waits for another.
+    its own (5 to 20 ms to open), so that partitions are read side by side.
     """
 
     def __init__(

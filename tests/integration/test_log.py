@@ -207,11 +207,13 @@ def test_broker_back_in_time(own_broker: Broker) -> None:
     topic = new_topic(settings)
     append(settings, topic, [bytes(20_000)] * MANY)
     with closing(LogReader(settings, topic)) as reader:
+        assert reader.watermarks(0) == (0, MANY)
         batches = reader.read_range(0, 0, MANY)
         offsets = [entry.offset for entry in next(batches)]
         own_broker.kill()
         own_broker.start()
         offsets += [entry.offset for batch in batches for entry in batch]
+        assert reader.watermarks(0) == (0, MANY)
     assert offsets == list(range(MANY))
 
 

@@ -1,0 +1,546 @@
+"""A whole system on this machine that may be hurt: broker, hashers, matchers, traffic, oracle.
+
+Real processes, started as a user starts them. What dies uncalled-for is started again, as
+Kubernetes would, and counted. Everything that goes wrong ends in an assertion that names the
+seed and the folder with the logs.
+"""
+
+import math
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from hashlib import sha256
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Literal, Self, cast
+
+import psutil
+from confluent_kafka import ConsumerGroupState, KafkaException
+
+from deploy.local.broker import Broker
+from schemas.topics import INDEX_LOG
+from streams.errors import RetryableError
+from streams.kafka_client import admin_client, committed_offset, producer, topic_id
+from streams.log import LogReader
+from streams.settings import Settings
+from streams.topics import GROUP_TOPICS, HASHER_GROUP, MATCHER_GROUP
+from tests.faults.traffic import Event, traffic
+from tests.oracle import (
+    GroupPartition,
+    History,
+    Picture,
+    Report,
+    Violation,
+    read_history,
+    verify,
+    verify_index,
+)
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+COMMAND: Final = ROOT / ".venv" / "bin" / "check-dedup"
+SEED_VARIABLE: Final = "FAULT_SEED"
+
+PARTITIONS: Final = 4
+SESSION_TIMEOUT_SECONDS: Final = 6
+# A clean stop is bounded by the product itself; on a busy machine it is given twice that.
+STOP_SECONDS: Final = 40.0
+SETTLE_SECONDS: Final = 120.0
+MEMBERS_SECONDS: Final = 60.0
+LOG_TAIL_LINES: Final = 15
+CHILD: Final = "streams.pool_child"
+# A process that starts while the broker is away may say so and end; one that is asked to stop this
+# early may not have heard it.
+STARTING_SECONDS: Final = 15.0
+
+Role = Literal["hasher", "matcher"]
+ROLES: Final[Mapping[str, Role]] = {HASHER_GROUP: "hasher", MATCHER_GROUP: "matcher"}
+
+
+def seed_from_environment() -> int:
+    """Give the seed to replay, or a new one."""
+    given = os.environ.get(SEED_VARIABLE)
+    return int(given) if given else random.SystemRandom().randrange(2**31)
+
+
+class Worker:
+    """One process of ours: a hasher or a matcher, started again as often as it takes."""
+
+    def __init__(self, role: Role, name: str, environment: Mapping[str, str], log: Path) -> None:
+        """Start nothing yet."""
+        self.role = role
+        self.name = name
+        self.environment = environment
+        self.log = log
+        self.process: subprocess.Popen[bytes] | None = None
+        self.pids: set[int] = set()
+        self.unasked_exits: list[int] = []
+        self.started_at = 0.0
+
+    def start(self) -> None:
+        """Start, in a session of its own: what is meant for the test's own group passes it by."""
+        self.started_at = time.monotonic()
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [COMMAND, self.role],
+                env=dict(self.environment),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self.pids.add(self.process.pid)
+
+    def running(self) -> subprocess.Popen[bytes]:
+        """Give the process; started again first if it has ended by itself."""
+        self.revive()
+        assert self.process is not None
+        return self.process
+
+    def revive(self) -> None:
+        """Start it again if it has ended by itself."""
+        if self.process is not None and (code := self.process.poll()) is not None:
+            self.unasked_exits.append(code)
+            self.start()
+
+    def kill(self) -> None:
+        """Kill -9 the process itself; its children have to find out."""
+        process = self.running()
+        self.process = None
+        process.kill()
+        process.wait(STOP_SECONDS)
+
+    def terminate(self) -> int:
+        """Ask it to stop and give its exit code."""
+        process = self.running()
+        self.process = None
+        process.terminate()
+        try:
+            return process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(STOP_SECONDS)
+            raise AssertionError(f"{self.name} did not stop in {STOP_SECONDS:g} s") from None
+
+    def freeze(self) -> None:
+        """SIGSTOP: it keeps its connections and says nothing, as on a machine that hangs."""
+        self.running().send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """SIGCONT."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGCONT)
+
+    def tail(self) -> str:
+        """Give the end of its log."""
+        text = self.log.read_text(errors="replace") if self.log.exists() else ""
+        return "\n".join(f"    {line}" for line in text.splitlines()[-LOG_TAIL_LINES:])
+
+
+class PictureHost(ThreadingHTTPServer):
+    """Serves pictures by their digest, each as late as its path says."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        """Take a free port."""
+        super().__init__(("127.0.0.1", 0), _PictureHandler)
+        self.pictures: dict[str, bytes] = {}
+        self.origin = f"http://127.0.0.1:{self.server_port}"
+        threading.Thread(target=self.serve_forever, name="picture-host", daemon=True).start()
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing: clients that are killed hang up."""
+
+
+class _PictureHandler(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        """Wait, then serve."""
+        _, delay, digest = self.path.split("/")
+        time.sleep(float(delay))
+        host = cast("PictureHost", self.server)
+        content = host.pictures[digest]
+        self.send_response(HTTPStatus.OK)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        """Log nothing."""
+
+
+class Publisher(threading.Thread):
+    """Sends traffic at a steady rate until told to stop."""
+
+    def __init__(
+        self, settings: Settings, seed: int, host: PictureHost, events_per_second: float
+    ) -> None:
+        """Take what to send from the seed."""
+        super().__init__(name="publisher", daemon=True)
+        self._producer = producer(settings)
+        self._host = host
+        self._events = traffic(seed, host.origin)
+        self._seconds_per_event = 1 / events_per_second
+        self._stopping = threading.Event()
+        self.sent: list[Event] = []
+        self.failures: list[str] = []
+
+    def run(self) -> None:
+        """Send; every event is acknowledged by the broker before the end."""
+        due = time.monotonic()
+        while not self._stopping.is_set():
+            event = next(self._events)
+            self._host.pictures[sha256(event.content).hexdigest()] = event.content
+            self._producer.produce(
+                event.topic,
+                event.value,
+                event.key,
+                headers=list(event.headers),
+                on_delivery=self._delivered,
+            )
+            self.sent.append(event)
+            due += self._seconds_per_event
+            while (left := due - time.monotonic()) > 0:
+                self._producer.poll(left)
+
+    def finish(self) -> None:
+        """Stop, and wait until everything has arrived."""
+        self._stopping.set()
+        self.join()
+        waiting = self._producer.flush(SETTLE_SECONDS)
+        assert waiting == 0, f"{waiting} events were not delivered to the broker"
+        assert not self.failures, self.failures[:3]
+
+    def _delivered(self, error: object, _: object) -> None:
+        if error is not None:
+            self.failures.append(str(error))
+
+
+@dataclass(slots=True)
+class Timeline:
+    """What was done to whom, and when."""
+
+    started: float = field(default_factory=time.monotonic)
+    entries: list[str] = field(default_factory=list)
+
+    def add(self, what: str) -> None:
+        """Note it, and say it to whoever runs the test with -s."""
+        entry = f"{time.monotonic() - self.started:6.1f} s  {what}"
+        self.entries.append(entry)
+        sys.stdout.write(f"{entry}\n")
+        sys.stdout.flush()
+
+
+class System:
+    """A broker with topics, and the processes around it."""
+
+    def __init__(self, directory: Path, seed: int, *, hashers: int = 2, matchers: int = 2) -> None:
+        """Make the folders; start nothing yet."""
+        self.directory = directory
+        self.seed = seed
+        self.chance = random.Random(seed)
+        self.timeline = Timeline()
+        self.broker = Broker(directory / "kafka")
+        self.pictures = PictureHost()
+        self.data = directory / "data"
+        self._counts: dict[Role, int] = {"hasher": hashers, "matcher": matchers}
+        self.workers: dict[str, Worker] = {}
+        self.settings = Settings()
+        self.complaints: list[str] = []
+        self._broker_killed_at = -math.inf
+        self._sound = False
+
+    def __enter__(self) -> Self:
+        """Start everything, or leave nothing running."""
+        try:
+            self._start()
+        except BaseException:
+            self._kill_all()
+            raise
+        return self
+
+    def _start(self) -> None:
+        self.broker.start()
+        self.settings = Settings(
+            bootstrap_servers=self.broker.bootstrap,
+            partitions=PARTITIONS,
+            session_timeout_seconds=SESSION_TIMEOUT_SECONDS,
+        )
+        made = subprocess.run(
+            [COMMAND, "topics", "create"],
+            env=self._environment("topics"),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert made.returncode == 0, made.stdout + made.stderr
+        for role, count in self._counts.items():
+            for number in range(count):
+                name = f"{role}-{number}"
+                log = self.directory / f"{name}.log"
+                self.workers[name] = Worker(role, name, self._environment(name), log)
+                self.workers[name].start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Leave no process behind, and the data only where it was not found to be sound."""
+        self._kill_all()
+        if self._sound:
+            shutil.rmtree(self.broker.directory)
+            shutil.rmtree(self.data, ignore_errors=True)
+
+    def _kill_all(self) -> None:
+        for worker in self.workers.values():
+            if worker.process is not None:
+                worker.process.kill()
+                worker.process.wait(STOP_SECONDS)
+        self.broker.stop()
+        self.pictures.shutdown()
+        self.pictures.server_close()
+
+    def data_of(self, worker: str) -> Path:
+        """Give a worker's folder for its index."""
+        return self.data / worker
+
+    def of(self, role: Role) -> list[Worker]:
+        """Give the workers of a role."""
+        return [worker for worker in self.workers.values() if worker.role == role]
+
+    def _environment(self, name: str) -> dict[str, str]:
+        inherited = {key: text for key, text in os.environ.items() if "CHECK_DEDUP" not in key}
+        return inherited | {
+            "KAFKA_BOOTSTRAP_SERVERS": self.broker.bootstrap,
+            "CHECK_DEDUP_PARTITIONS": str(PARTITIONS),
+            "CHECK_DEDUP_INSTANCE_ID": name,
+            "CHECK_DEDUP_SESSION_TIMEOUT_SECONDS": str(SESSION_TIMEOUT_SECONDS),
+            "CHECK_DEDUP_DATA_DIRECTORY": str(self.data_of(name)),
+            "CHECK_DEDUP_DECODE_PROCESSES": "1",
+            "CHECK_DEDUP_ALLOW_PRIVATE_ADDRESSES": "true",
+        }
+
+    # --- faults -------------------------------------------------------------------------------
+
+    def kill(self, worker: Worker, down_seconds: float) -> None:
+        """Kill -9 one process and start it again."""
+        self.timeline.add(f"kill -9 {worker.name}, down {down_seconds:.1f} s")
+        worker.kill()
+        self.pause(down_seconds)
+        worker.start()
+
+    def terminate(self, worker: Worker, down_seconds: float) -> None:
+        """Ask one process to stop, and start it again; it has to end with 0."""
+        self.timeline.add(f"TERM {worker.name}, down {down_seconds:.1f} s")
+        self._stop(worker)
+        self.pause(down_seconds)
+        worker.start()
+
+    def _stop(self, worker: Worker) -> None:
+        """Ask a process to stop: it ends with 0, or of the signal before it can handle one."""
+        starting = time.monotonic() - worker.started_at < STARTING_SECONDS
+        code = worker.terminate()
+        if code != 0 and not (starting and code == -signal.SIGTERM):
+            raise AssertionError(self.describe(f"{worker.name} ended with {code}"))
+
+    def freeze(self, worker: Worker, seconds: float) -> None:
+        """Freeze one process for longer than its session lasts: it wakes up as a zombie."""
+        self.timeline.add(f"SIGSTOP {worker.name} for {seconds:.1f} s")
+        worker.freeze()
+        self.pause(seconds)
+        worker.thaw()
+
+    def kill_broker(self, down_seconds: float) -> None:
+        """Kill -9 the broker and start it again."""
+        self.timeline.add(f"kill -9 broker, down {down_seconds:.1f} s")
+        self._broker_killed_at = time.monotonic()
+        self.broker.kill()
+        self.pause(down_seconds)
+        self.broker.start()
+        self.timeline.add("broker is back")
+
+    def wipe(self, worker: Worker, down_seconds: float) -> None:
+        """Kill -9 a matcher and take its disk away."""
+        self.timeline.add(f"kill -9 and wipe {worker.name}, down {down_seconds:.1f} s")
+        worker.kill()
+        shutil.rmtree(self.data_of(worker.name), ignore_errors=True)  # it may not have begun one
+        self.pause(down_seconds)
+        worker.start()
+
+    def pause(self, seconds: float) -> None:
+        """Let time pass, looking after whoever ends by itself."""
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            self.look_after()
+            time.sleep(min(left, 0.2))
+
+    def look_after(self) -> None:
+        """Start again what has ended by itself: which nothing may, but what finds no broker."""
+        for worker in self.workers.values():
+            before, started_at = len(worker.unasked_exits), worker.started_at
+            worker.revive()
+            for code in worker.unasked_exits[before:]:
+                ended = f"{worker.name} ended by itself with {code}; started again"
+                self.timeline.add(ended)
+                if abs(started_at - self._broker_killed_at) > STARTING_SECONDS:
+                    self.complaints.append(f"{ended}\n{worker.tail()}")
+
+    # --- waiting ------------------------------------------------------------------------------
+
+    def await_members(self, seconds: float = MEMBERS_SECONDS) -> None:
+        """Wait until every process has joined its group and no rebalance is under way."""
+        deadline = time.monotonic() + seconds
+        wanted = {group: self._counts[role] for group, role in ROLES.items()}
+        while (found := self._members()) != wanted:
+            assert time.monotonic() < deadline, self.describe(f"members: {found}, not {wanted}")
+            self.pause(0.2)
+
+    def _members(self) -> dict[str, int]:
+        """Give each group's number of members; 0 while it rebalances."""
+        # A client of its own: one that lived through the broker's kill -9 was seen to answer every
+        # question about groups with a time-out, for ever.
+        admin = admin_client(self.settings)
+        described = admin.describe_consumer_groups(list(ROLES), request_timeout=10)
+        members = dict.fromkeys(ROLES, 0)
+        for group, future in described.items():
+            with suppress(KafkaException):
+                found = future.result()
+                if found.state == ConsumerGroupState.STABLE:
+                    members[group] = len(found.members)
+        return members
+
+    def await_settled(self, seconds: float = SETTLE_SECONDS) -> None:
+        """Wait until every group has committed the end of every topic of its own, twice in turn."""
+        deadline = time.monotonic() + seconds
+        quiet = 0
+        while quiet < 2:
+            behind = self.behind()
+            quiet = 0 if behind else quiet + 1
+            if time.monotonic() > deadline:
+                raise AssertionError(self.describe(f"not settled in {seconds:g} s", behind))
+            self.pause(0.5)
+
+    def behind(self) -> dict[GroupPartition, str]:
+        """Give what is committed and where it should be, where the two differ."""
+        try:
+            return {
+                at: f"{committed} of {end}"
+                for at, committed, end in self._offsets()
+                if committed != end
+            }
+        except RetryableError as error:
+            return {GroupPartition("no answer", str(error), 0): ""}
+
+    def _offsets(self) -> Iterable[tuple[GroupPartition, int | None, int]]:
+        for group, topics in GROUP_TOPICS.items():
+            for topic in topics:
+                with closing(LogReader(self.settings, topic)) as reader:
+                    for partition in range(PARTITIONS):
+                        committed = committed_offset(self.settings, group, topic, partition)
+                        _, end = reader.watermarks(partition)
+                        yield GroupPartition(group, topic, partition), committed, end
+
+    # --- judging ------------------------------------------------------------------------------
+
+    def stop_workers(self) -> None:
+        """Ask all to stop; each has to end with 0, and no child may be left."""
+        for worker in self.workers.values():
+            self._stop(worker)
+        left = _children_of({pid for worker in self.workers.values() for pid in worker.pids})
+        assert not left, f"left behind: {left}"
+
+    def judge(self, sent: Iterable[Event]) -> Report:
+        """Ask the oracle about the broker and every index on disk; all has to be as promised."""
+        history = read_history(self.settings)
+        report = verify(history)
+        report.violations += _unexpected(report, history, sent)
+        identity = topic_id(self.settings, INDEX_LOG)
+        for worker in self.of("matcher"):
+            for directory in sorted(self.data_of(worker.name).glob("partition-*")):
+                partition = int(directory.name.removeprefix("partition-"))
+                entries = history.records[INDEX_LOG][partition]
+                report.violations += [
+                    Violation("index", f"{worker.name}: {violation.what}")
+                    for violation in verify_index(directory, identity, partition, entries, report)
+                ]
+        assert not report.violations, self.describe(str(report))
+        assert not self.complaints, self.describe("\n".join(self.complaints))
+        self._sound = True
+        return report
+
+    def describe(self, what: str, behind: Mapping[GroupPartition, str] | None = None) -> str:
+        """Say what is wrong, with all that one needs to look into it."""
+        lines = [what, f"replay with {SEED_VARIABLE}={self.seed}; logs in {self.directory}"]
+        lines += [f"  {at}: committed {offsets}" for at, offsets in (behind or {}).items()]
+        lines += self.timeline.entries
+        for worker in self.workers.values():
+            lines.append(f"  {worker.name}, ended by itself with {worker.unasked_exits}:")
+            lines.append(worker.tail())
+        return "\n".join(lines)
+
+
+def _children_of(pids: set[int]) -> list[str]:
+    """Give the decoding processes that outlived these parents; they name theirs when started."""
+    parents = {str(pid) for pid in pids}
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            command = process.cmdline()
+            if CHILD in command and parents & set(command):
+                found.append(f"{process.pid} {command}")
+    return found
+
+
+def _unexpected(report: Report, history: History, sent: Iterable[Event]) -> list[Violation]:
+    """Find good pictures without an outcome, and poison without the reason that it has."""
+    events = list(sent)
+    arrived = Counter(
+        (place.topic, entry.key, entry.value)
+        for topic in {event.topic for event in events}
+        for place, entry in history.of(topic)
+    )
+    published = Counter((event.topic, event.key, event.value) for event in events)
+    found = [
+        Violation("lost", f"the broker does not have {event[1]!r}")
+        for event in (published - arrived)
+    ]
+    found += [
+        Violation("unknown", f"the broker has {event[1]!r} too often")
+        for event in (arrived - published)
+    ]
+    good: dict[Picture, set[str]] = {}
+    for event in events:
+        if event.picture is not None:
+            good.setdefault(event.picture, set()).add(sha256(event.content).hexdigest())
+    found += [
+        Violation("lost", f"{picture} is good, and has no outcome")
+        for picture in sorted(good.keys() - report.outcomes.keys())
+    ]
+    found += [
+        Violation("wrong", f"{picture} is the outcome of other bytes")
+        for picture, outcome in report.outcomes.items()
+        if outcome.sha256 not in good.get(picture, ())
+    ]
+    reasons = Counter(event.reason for event in events if event.reason is not None)
+    found += [
+        Violation("wrong", f"{count} dead letters too few of {reason}")
+        for reason, count in (reasons - Counter(report.dead_letters.values())).items()
+    ]
+    found += [
+        Violation("wrong", f"{count} dead letters too many of {reason}")
+        for reason, count in (Counter(report.dead_letters.values()) - reasons).items()
+    ]
+    return found

@@ -1,0 +1,154 @@
+"""What Check would send, without end: a function of a seed and of nothing else.
+
+Families of near-duplicates, inline or to be fetched from a slow host, with, in between, deliveries
+of the same event again, ids used twice, removals (some of them ahead of their picture) and events
+that are no good.
+"""
+
+import io
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Final
+
+import numpy as np
+from PIL import Image
+from PIL.Image import Resampling
+
+from schemas.codec import encode_json
+from schemas.reasons import Reason
+from schemas.records import CheckIds, ImageIngested, ImageRemoved
+from schemas.topics import IMAGE_INGESTED, IMAGE_REMOVED
+from tests.oracle import Picture
+
+WORKSPACES: Final = tuple(f"newsroom {letter}" for letter in "abcde")
+FAMILIES: Final = 40
+SIDE_PIXELS: Final = 128
+# Removals run ahead of their picture by at most this many pictures.
+AHEAD: Final = 5
+REMEMBERED: Final = 200
+# Share of the pictures that are not inline; those complete out of order.
+FETCHED: Final = 0.3
+SLOWEST_SECONDS: Final = 2.0
+
+Headers = tuple[tuple[str, bytes | None], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A record to publish. `picture` has to get an outcome, `reason` a dead letter.
+
+    `content` are the picture's bytes, also where the event has only a URL of them.
+    """
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: Headers = (("trace", b"1"), ("null", None))
+    picture: Picture | None = None
+    content: bytes = b""
+    reason: Reason | None = None
+
+
+def traffic(seed: int, origin: str) -> Iterator[Event]:
+    """Give events for ever; the same seed gives the same events.
+
+    Pictures that are to be fetched are at `origin`, at the path of `path_of`.
+    """
+    chance = random.Random(seed)
+    families = [_original(seed * FAMILIES + family) for family in range(FAMILIES)]
+    sent: list[Event] = []
+    pictures: list[Picture] = []
+    number = 0
+    while True:
+        draw = chance.random()
+        if draw < 0.03:
+            yield _removal(chance.choice(WORKSPACES), number - chance.randint(-AHEAD, AHEAD))
+        elif draw < 0.07:
+            yield _poison(chance, families)
+        elif draw < 0.11 and sent:
+            yield chance.choice(sent)
+        elif draw < 0.12 and sent:
+            # An id used twice: other bytes, which change nothing.
+            yield _picture(chance, families, chance.choice(pictures), number, origin)
+        else:
+            made = Picture(chance.choice(WORKSPACES), f"media-{number}")
+            event = _picture(chance, families, made, number, origin)
+            yield event
+            sent = [*sent[-REMEMBERED:], event]
+            pictures = [*pictures[-REMEMBERED:], made]
+            number += 1
+
+
+def path_of(content: bytes, delay_seconds: float) -> str:
+    """Give the path of a picture on its host, which takes its time to answer."""
+    return f"/{delay_seconds:.2f}/{sha256(content).hexdigest()}"
+
+
+def _picture(
+    chance: random.Random,
+    families: list[Image.Image],
+    picture: Picture,
+    number: int,
+    origin: str,
+) -> Event:
+    content = _copy(chance, chance.choice(families))
+    fetched = chance.random() < FETCHED
+    url = origin + path_of(content, chance.random() * SLOWEST_SECONDS)
+    event = ImageIngested(
+        *picture,
+        url=url if fetched else None,
+        content=None if fetched else content,
+        check=CheckIds(project_media_id=number),
+    )
+    key = picture.image_id.encode()
+    return Event(IMAGE_INGESTED, key, encode_json(event), picture=picture, content=content)
+
+
+def _removal(workspace: str, number: int) -> Event:
+    event = ImageRemoved(workspace, f"media-{max(0, number)}")
+    return Event(IMAGE_REMOVED, workspace.encode(), encode_json(event))
+
+
+def _poison(chance: random.Random, families: list[Image.Image]) -> Event:
+    good = _copy(chance, chance.choice(families))
+    poison_id = f"poison-{chance.getrandbits(64):x}"
+
+    def inline(content: bytes) -> bytes:
+        return encode_json(ImageIngested(WORKSPACES[0], poison_id, content=content))
+
+    made: list[tuple[bytes | None, bytes | None, Reason]] = [
+        (poison_id.encode(), inline(b""), "picture_empty"),
+        (poison_id.encode(), inline(b"this is not a picture"), "not_an_image"),
+        (poison_id.encode(), inline(good[: len(good) // 2]), "picture_truncated"),
+        (poison_id.encode(), inline(good)[:-1], "not_json"),
+        (poison_id.encode(), None, "value_missing"),
+        (poison_id.encode(), b'{"image_id": "x"}', "workspace_missing"),
+        (b"another key", inline(good), "key_mismatch"),
+        (None, inline(good), "key_missing"),
+        (b"\xff\n", inline(good), "key_invalid"),
+    ]
+    key, value, reason = chance.choice(made)
+    return Event(IMAGE_INGESTED, key, value, reason=reason)
+
+
+def _original(seed: int) -> Image.Image:
+    """Make a picture with large and small structure, unlike every other."""
+    noise = np.random.default_rng(seed)
+    coarse = Image.fromarray(noise.integers(0, 256, (6, 6, 3), dtype=np.uint8))
+    smooth = coarse.resize((SIDE_PIXELS, SIDE_PIXELS), Resampling.BICUBIC)
+    fine = noise.normal(0, 6, (SIDE_PIXELS, SIDE_PIXELS, 1))
+    return Image.fromarray(np.clip(np.asarray(smooth) + fine, 0, 255).astype(np.uint8))
+
+
+def _copy(chance: random.Random, original: Image.Image) -> bytes:
+    """Make a near-duplicate: resized, recompressed, sometimes as PNG."""
+    side = chance.randint(SIDE_PIXELS // 2, SIDE_PIXELS)
+    copy = original.resize((side, side + chance.randint(0, 8)), Resampling.LANCZOS)
+    file = io.BytesIO()
+    if chance.random() < 0.2:
+        copy.quantize(64).save(file, "PNG")
+    else:
+        copy.save(file, "JPEG", quality=chance.randint(60, 95))
+    return file.getvalue()
