@@ -11,7 +11,7 @@ NEEDS_A_BROKER := tests/integration tests/faults
 LOCK := $(BIN)/uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 \
 	--generate-hashes --no-annotate --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade)
 
-.PHONY: help setup demo up down test check tests-without-broker lint format types lock clean
+.PHONY: help setup demo up down test check tests-without-broker lint format types evaluate lock clean
 
 help: ## list the targets
 	@echo 'check-dedup: have we seen this picture before, which one, and how sure are we?'
@@ -53,6 +53,9 @@ format: setup ## let ruff rewrite what it can
 
 types: setup ## mypy, strict
 	@$(BIN)/mypy $(SOURCES)
+
+evaluate: setup ## match quality against other hashes (EVALUATION_IMAGES=folder, ..._OTHERS=folder)
+	@$(BIN)/python -m streams.evaluation $(EVALUATION_IMAGES) $(EVALUATION_OTHERS)
 
 lock: setup ## write the lock files from pyproject.toml (UPGRADE=1: newest versions)
 	@$(LOCK) pyproject.toml --output-file requirements.lock

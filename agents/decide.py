@@ -3,58 +3,108 @@
 Called by the matcher for every candidate of the search, by the commands, and by the brute-force
 oracle of the tests. All numbers come from the settings record in `index-log`.
 
-Pictures with the same bytes are `identical`. Others are candidates when any view of the one is
-within the radius of any view of the other by its 64-bit code; of the view pairs that met so, the
-smallest distance of the 256-bit fine codes decides the tier. Too flat pictures have no views,
-so they relate to identical bytes only.
+Pictures with the same bytes are `identical`. Others are candidates when a code that the one asks
+with is within the radius of a code that the index holds of the other. What decides is evidence:
+
+- *fine distance*: the smallest distance of the 256-bit codes of two views that met;
+- *agreement*: both sketches, laid over each other as those views say, correlate window by window;
+- *changed*: single windows of them that do not, where the rest does (another text, a sticker);
+- *unexplained*: what either picture shows beside the other (a caption, what a crop left out).
+
+A pair relates when its sketches agree well enough, or less well while its fine codes are close.
+It is confirmed only when besides nothing is changed and nothing is left unexplained: another claim
+under the same picture must never pass for the same item. Too flat pictures have no views, so they
+relate to identical bytes only.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
-from schemas.records import Fingerprint, MatchSettings, Relation, Tier
+import numpy as np
 
-DECISION_VERSION: Final = 1
+from agents.fingerprint import asked_rectangles
+from agents.phash import CODE_SIDE, FINE_SIDE
+from agents.sketch import Box, Comparison, Grey, compare, grey
+from schemas.records import Fingerprint, MatchSettings, Relation, Tier, View
 
 WHOLE: Final = "whole"
+_FRAMES: Final = (WHOLE, "trimmed", "inside")
+_ASKED: Final = "asked window"
 
-# Search radius on the 64-bit codes. With several views on both sides, 10 finds 88 % of crops of
-# 5 % and 52 % of those of 10 % where 8 finds fewer; the fine code pays for the false candidates.
+
+DECISION_VERSION: Final = 2
+
+# Search radius on the 64-bit codes; the customer's API searches this far.
 DEFAULT_RADIUS: Final = 10
 # Fixed by the customer's API: what counts as a match unless the caller says otherwise.
 DEFAULT_STANDARD_THRESHOLD: Final = 6
-# Fine distances, of 256 bits, measured on 300 BSDS500 photographs and 600 clothing products
-# photographed alike. Harmless copies of 150 of the photographs: JPEG q 10 at most 26, three
-# forwards 6, a quarter of the size 6, border 8, brightness + 30 % (clipped) 32 but for one
-# picture that is not found at all. The 404,550 pairs of different pictures: 19 come within
-# radius 10, the closest of them at 78. So at 40 every harmless copy is confirmed, and 64 leaves
-# room on both sides for copies that were cropped or drawn upon.
-DEFAULT_SUGGESTED_FINE_DISTANCE: Final = 64
+# The following on 150 BSDS500 photographs under 42 alterations (6,250 pairs that met) and the
+# 280,875 pairs of those and 600 clothing products photographed alike (663 met). At a confidence
+# of one half 14 of the former are lost and one of the latter passes: two pairs of trousers. On
+# the other 150 photographs and 300 of the products (101,025 pairs) one passes, the same; none is
+# confirmed, and of 900 pairs under different texts none is either (99 % are named so).
+DEFAULT_SUGGESTED_CONFIDENCE: Final = 0.5
+DEFAULT_CONFIRMED_CONFIDENCE: Final = 0.95
+# Harmless copies reach 32 (brightness + 30 %, clipped), the closest look-alikes 48.
 DEFAULT_CONFIRMED_FINE_DISTANCE: Final = 40
+# 99 % of harmless copies have no window below this; of other texts over at least 5 % of the
+# picture, 99 % have one.
+DEFAULT_CHANGED_CORRELATION: Final = 0.9
+# Of 900 pairs under different texts none leaves less than 3.8 grey levels in some window; of
+# harmless copies 5 % leave more than this, most of them brightened, and are suggested only.
+DEFAULT_CHANGED_GREY_LEVELS: Final = 3.0
+# A border or letterbox leaves nothing; text in a caption bar of 10 % leaves more than this.
+DEFAULT_UNEXPLAINED_SHARE: Final = 0.004
 # At most this many candidates are decided per picture, and this many matches listed.
-DEFAULT_CANDIDATES_BOUND: Final = 1000
+DEFAULT_CANDIDATES_BOUND: Final = 200
 DEFAULT_MATCHES_BOUND: Final = 100
+
+# Logistic regression on those pairs (each kind weighing the same in all): the confidence is the
+# share of true pairs to be expected among pairs with this evidence, were half of all candidates
+# true. Agreement (the rarer the nearer to 1) and the lowest correlation of the sketches raise it,
+# each bit between the closest fine codes and the closest codes lowers it; an asked window, without
+# fine code, counts as unrelated.
+_EVIDENCE_OF_NOTHING: Final = 1.17
+_EVIDENCE_OF_AGREEMENT: Final = 2.4
+_PERFECT: Final = 1.02
+_EVIDENCE_OF_LOWEST: Final = 6.58
+_EVIDENCE_OF_FINE_BIT: Final = -5.82 / 128
+_EVIDENCE_OF_SCORE_BIT: Final = -0.63
+
+# Pictures so smooth that their sketches have nothing to compare (fog, a gradient) are related by
+# their codes alone, up to 32 of 256 bits, and only suggested.
+_EVIDENCE_OF_EQUAL_CODES_ALONE: Final = 4.0
+_EVIDENCE_OF_FINE_BIT_ALONE: Final = -1.0 / 8
 
 # Half the bits differ between two pictures that have nothing to do with each other.
 _UNRELATED_FINE_DISTANCE: Final = 128
+_FINE_DISTANCE_OF_ASKED: Final = 60
+_HANDICAP_OF_WINDOWS: Final = 12
+# More pairs cost time and found nothing.
+_PAIRS_COMPARED: Final = 3
+_AGREEMENT_BEYOND_DOUBT: Final = 0.95
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """How a picture relates to an earlier one."""
+    """How a picture relates to an earlier one. `weight` is the confidence."""
 
     relation: Relation
     tier: Tier
     score: int
-    fine_distance: int
+    fine_distance: int | None
     views: tuple[str, str]
     weight: float
 
     @property
     def rank(self) -> tuple[bool, int, int]:
         """Orders decisions best first; a stable sort leaves the older of equals before."""
-        return self.tier != "confirmed_sibling", self.score, self.fine_distance
+        fine_distance = (
+            _UNRELATED_FINE_DISTANCE if self.fine_distance is None else self.fine_distance
+        )
+        return self.tier != "confirmed_sibling", self.score, fine_distance
 
 
 _IDENTICAL: Final = Decision("identical", "confirmed_sibling", 0, 0, (WHOLE, WHOLE), 1.0)
@@ -68,11 +118,81 @@ def default_match_settings(partitions: int) -> MatchSettings:
         decision_version=DECISION_VERSION,
         radius=DEFAULT_RADIUS,
         standard_threshold=DEFAULT_STANDARD_THRESHOLD,
-        suggested_fine_distance=DEFAULT_SUGGESTED_FINE_DISTANCE,
+        suggested_confidence=DEFAULT_SUGGESTED_CONFIDENCE,
+        confirmed_confidence=DEFAULT_CONFIRMED_CONFIDENCE,
         confirmed_fine_distance=DEFAULT_CONFIRMED_FINE_DISTANCE,
+        changed_correlation=DEFAULT_CHANGED_CORRELATION,
+        changed_grey_levels=DEFAULT_CHANGED_GREY_LEVELS,
+        unexplained_share=DEFAULT_UNEXPLAINED_SHARE,
         candidates_bound=DEFAULT_CANDIDATES_BOUND,
         matches_bound=DEFAULT_MATCHES_BOUND,
     )
+
+
+class Ask(NamedTuple):
+    """A code to search with, and what it is the code of."""
+
+    code: int
+    fine: int | None
+    name: str
+    box: Box
+    mirrored: bool
+
+
+def _odd_columns(side: int) -> int:
+    """The bits of a hash that a mirror image has the other way round.
+
+    Mirroring negates the odd frequencies along a row and leaves the others; the median stays
+    close to zero, so a few bits differ from the mirror image's own hash.
+    """
+    row = sum(1 << (side - 1 - column) for column in range(1, side, 2))
+    return sum(row << (side * line) for line in range(side))
+
+
+_MIRROR_CODE: Final = _odd_columns(CODE_SIDE)
+_MIRROR_FINE: Final = _odd_columns(FINE_SIDE)
+
+
+def asks(picture: Fingerprint) -> list[Ask]:
+    """All codes that a picture is searched with: its views', its further windows', mirrored."""
+    if not picture.views:
+        return []
+    size = picture.decoded_width_pixels, picture.decoded_height_pixels
+    found = [
+        Ask(
+            int.from_bytes(view.code),
+            int.from_bytes(view.fine),
+            view.name,
+            _box(view.rectangle, size),
+            mirrored=False,
+        )
+        for view in picture.views
+    ]
+    mirrored = [
+        Ask(
+            ask.code ^ _MIRROR_CODE,
+            (ask.fine or 0) ^ _MIRROR_FINE,
+            ask.name,
+            _mirrored(ask.box),
+            mirrored=True,
+        )
+        for ask in found
+        if ask.name in _FRAMES
+    ]
+    codes = np.frombuffer(picture.asked, ">u8").tolist()
+    windows = [
+        Ask(
+            code,
+            None,
+            _ASKED,
+            _mirrored(_box(rectangle, size)) if is_mirrored else _box(rectangle, size),
+            is_mirrored,
+        )
+        for code, (rectangle, is_mirrored) in zip(
+            codes, asked_rectangles(picture.frame), strict=False
+        )
+    ]
+    return found + mirrored + windows
 
 
 def decide(picture: Fingerprint, earlier: Fingerprint, settings: MatchSettings) -> Decision | None:
@@ -84,46 +204,156 @@ def decide_all(
     picture: Fingerprint, earlier: Sequence[Fingerprint], settings: MatchSettings
 ) -> list[Decision | None]:
     """`decide` for each of several earlier pictures, in their order."""
-    views = [
-        (int.from_bytes(view.code), int.from_bytes(view.fine), view.name) for view in picture.views
-    ]
-    return [_decide(picture, views, other, settings) for other in earlier]
+    asking = _Asking(picture)
+    return [_decide(asking, other, settings) for other in earlier]
 
 
-def _decide(
-    picture: Fingerprint,
-    views: Sequence[tuple[int, int, str]],
-    earlier: Fingerprint,
-    settings: MatchSettings,
-) -> Decision | None:
-    if picture.sha256 == earlier.sha256:
+def asked_codes(picture: Fingerprint) -> list[bytes]:
+    """The codes to search the index with, 8 bytes each, without repetition."""
+    return [code.to_bytes(CODE_SIDE) for code in dict.fromkeys(ask.code for ask in asks(picture))]
+
+
+class _Asking:
+    """A picture with what is the same for all candidates."""
+
+    def __init__(self, picture: Fingerprint) -> None:
+        self.picture = picture
+        self.asks = asks(picture)
+        self.codes = np.array([ask.code for ask in self.asks], dtype=np.uint64)
+        self.sketch = _sketch(picture)
+
+
+class _Met(NamedTuple):
+    distance: int
+    fine_distance: int | None
+    ask: Ask
+    view: View
+
+
+def _decide(asking: _Asking, earlier: Fingerprint, settings: MatchSettings) -> Decision | None:
+    if asking.picture.sha256 == earlier.sha256:
         return _IDENTICAL
-    if picture.version != earlier.version:
+    if asking.picture.version != earlier.version:
         return None
-    radius = settings.radius
-    met: list[tuple[int, int, str, str]] = []
-    for other in earlier.views:
-        other_code = int.from_bytes(other.code)
-        for code, fine, name in views:
-            distance = (code ^ other_code).bit_count()
-            if distance <= radius:
-                fine_distance = (fine ^ int.from_bytes(other.fine)).bit_count()
-                met.append((distance, fine_distance, name, other.name))
+    met = _meet(asking, earlier, settings.radius)
     if not met:
         return None
-    fine_distance = min(pair[1] for pair in met)
-    if fine_distance > settings.suggested_fine_distance:
+    score = min(pair.distance for pair in met)
+    fine_distance = min(
+        (pair.fine_distance for pair in met if pair.fine_distance is not None), default=None
+    )
+    pair, comparison = _closest(asking, earlier, met)
+    confidence = _confidence(score, fine_distance, comparison)
+    if confidence < settings.suggested_confidence:
         return None
-    confirmed = fine_distance <= settings.confirmed_fine_distance
-    # The closest pair; of equals, whole against whole before names in their order.
-    score, _, name, other_name = min(
-        met, key=lambda pair: (pair[0], pair[1], pair[2:] != (WHOLE, WHOLE), pair[2:])
+    relation = _relation(pair, comparison, settings)
+    confirmed = (
+        relation in {"near_identical", "reframed"}
+        and confidence >= settings.confirmed_confidence
+        and fine_distance is not None
+        and fine_distance <= settings.confirmed_fine_distance
+        and comparison is not None
+        and comparison.lowest >= settings.changed_correlation
+        and comparison.residual <= settings.changed_grey_levels
+        and max(comparison.unexplained) + comparison.left_out <= settings.unexplained_share
     )
     return Decision(
-        relation="near_identical" if name == other_name == WHOLE else "reframed",
+        relation=relation,
         tier="confirmed_sibling" if confirmed else "suggested_sibling",
         score=score,
         fine_distance=fine_distance,
-        views=(name, other_name),
-        weight=max(0.0, 1.0 - fine_distance / _UNRELATED_FINE_DISTANCE),
+        views=(pair.ask.name, pair.view.name),
+        weight=confidence,
     )
+
+
+def _meet(asking: _Asking, earlier: Fingerprint, radius: int) -> list[_Met]:
+    """The pairs within the radius, the most telling first."""
+    if not asking.asks or not earlier.views:
+        return []
+    codes = np.frombuffer(b"".join(view.code for view in earlier.views), ">u8")
+    distances = np.bitwise_count(asking.codes[:, None] ^ codes.astype(np.uint64))
+    met = []
+    for row, column in zip(*np.nonzero(distances <= radius), strict=True):
+        ask, view = asking.asks[row], earlier.views[column]
+        fine_distance = None
+        if ask.fine is not None:
+            fine_distance = (ask.fine ^ int.from_bytes(view.fine)).bit_count()
+        met.append(_Met(int(distances[row, column]), fine_distance, ask, view))
+    return sorted(met, key=_telling)
+
+
+def _telling(pair: _Met) -> tuple[int, int, bool]:
+    """Close fine codes first; an asked window has none. Larger views lie more exactly."""
+    whole = pair.ask.name == pair.view.name == WHOLE
+    if pair.fine_distance is None:
+        return _FINE_DISTANCE_OF_ASKED + 4 * pair.distance, pair.distance, not whole
+    framed = pair.ask.name in _FRAMES and pair.view.name in _FRAMES
+    handicap = 0 if framed else _HANDICAP_OF_WINDOWS
+    return pair.fine_distance + handicap, pair.distance, not whole
+
+
+def _closest(
+    asking: _Asking, earlier: Fingerprint, met: Sequence[_Met]
+) -> tuple[_Met, Comparison | None]:
+    """The pair whose views lay both pictures over each other best."""
+    sketch = _sketch(earlier)
+    best, best_comparison = met[0], None
+    if asking.sketch is None or sketch is None:
+        return best, None
+    size = earlier.decoded_width_pixels, earlier.decoded_height_pixels
+    for pair in met[:_PAIRS_COMPARED]:
+        own = asking.sketch[:, ::-1] if pair.ask.mirrored else asking.sketch
+        comparison = compare(own, sketch, pair.ask.box, _box(pair.view.rectangle, size))
+        if comparison is None:
+            continue
+        if best_comparison is None or comparison.agreement > best_comparison.agreement:
+            best, best_comparison = pair, comparison
+        if best_comparison.agreement > _AGREEMENT_BEYOND_DOUBT:
+            break
+    return best, best_comparison
+
+
+def _confidence(score: int, fine_distance: int | None, comparison: Comparison | None) -> float:
+    fine = _UNRELATED_FINE_DISTANCE if fine_distance is None else fine_distance
+    fine = min(fine, _UNRELATED_FINE_DISTANCE)
+    if comparison is None:
+        evidence = _EVIDENCE_OF_EQUAL_CODES_ALONE + _EVIDENCE_OF_FINE_BIT_ALONE * fine
+    else:
+        evidence = (
+            _EVIDENCE_OF_NOTHING
+            - _EVIDENCE_OF_AGREEMENT * math.log(_PERFECT - max(0.0, comparison.agreement))
+            + _EVIDENCE_OF_LOWEST * max(0.0, comparison.lowest)
+            + _EVIDENCE_OF_FINE_BIT * fine
+            + _EVIDENCE_OF_SCORE_BIT * score
+        )
+    return 1.0 / (1.0 + math.exp(-evidence))
+
+
+def _relation(pair: _Met, comparison: Comparison | None, settings: MatchSettings) -> Relation:
+    if pair.ask.mirrored:
+        return "mirrored"
+    if comparison is None:
+        return "near_identical" if pair.ask.name == pair.view.name == WHOLE else "reframed"
+    if comparison.aligned:
+        changed = comparison.lowest < settings.changed_correlation
+        return "other_text" if changed else "near_identical"
+    captions = min(comparison.unexplained) > settings.unexplained_share
+    if captions and pair.ask.name in _FRAMES and pair.view.name in _FRAMES:
+        return "other_text"  # each picture has something beside the same picture
+    return "reframed"
+
+
+def _sketch(picture: Fingerprint) -> Grey | None:
+    if not picture.sketch:
+        return None
+    return grey(picture.sketch, picture.decoded_width_pixels, picture.decoded_height_pixels)
+
+
+def _box(rectangle: tuple[int, int, int, int], size: tuple[int, int]) -> Box:
+    left, top, right, bottom = rectangle
+    return left / size[0], top / size[1], right / size[0], bottom / size[1]
+
+
+def _mirrored(box: Box) -> Box:
+    return 1.0 - box[2], box[1], 1.0 - box[0], box[3]

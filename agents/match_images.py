@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from agents.decide import DECISION_VERSION, decide_all
+from agents.decide import DECISION_VERSION, asked_codes, decide_all
 from schemas.codec import UnknownLogRecordError, cloudevents_headers, encode_json, event_id
 from schemas.records import Hashed, ImageMatched, Match, MatchSettings, Position
 from schemas.topics import IMAGE_MATCHED
@@ -54,9 +54,9 @@ class Index(Protocol[RowType]):
         ...
 
     def candidates(
-        self, rows: Sequence[RowType], radius: int, bound: int, /
+        self, rows: Sequence[RowType], codes: Sequence[Sequence[bytes]], radius: int, bound: int, /
     ) -> list[Sequence[int]]:
-        """Give, for each picture, the ordinals of what it saw within the radius."""
+        """Give, for each picture and its codes, the ordinals of what it saw within the radius."""
         ...
 
 
@@ -133,7 +133,8 @@ def _earlier(
     index: Index[RowType], rows: Sequence[RowType], settings: MatchSettings
 ) -> list[list[RowType]]:
     """Read what each picture saw, oldest first; each candidate's row is read once."""
-    found = index.candidates(rows, settings.radius, settings.candidates_bound)
+    codes = [asked_codes(row.record.fingerprint) for row in rows]
+    found = index.candidates(rows, codes, settings.radius, settings.candidates_bound)
     ordinals = sorted({ordinal for candidates in found for ordinal in candidates})
     read = dict(zip(ordinals, index.rows(ordinals), strict=True))
     return [[read[ordinal] for ordinal in sorted(candidates)] for candidates in found]

@@ -120,12 +120,25 @@ class Fingerprint(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults
     height_pixels: Annotated[int, Meta(ge=1)]
     decoded_width_pixels: Annotated[int, Meta(ge=1, description="Of the reduced luma picture.")]
     decoded_height_pixels: Annotated[int, Meta(ge=1)]
-    views: Annotated[tuple[View, ...], Meta(max_length=16)]
+    views: Annotated[
+        tuple[View, ...], Meta(max_length=16, description="What the index holds of the picture.")
+    ]
     animated: Annotated[bool, Meta(description="Only the first frame was hashed.")] = False
     low_information: Annotated[
         bool, Meta(description="Too flat or too small to tell pictures apart by a hash.")
     ] = False
-    sketch: Annotated[bytes, Meta(max_length=2560)] = b""
+    frame: Annotated[
+        tuple[int, int, int, int], Meta(description="The rectangle that the windows are cut from.")
+    ] = (0, 0, 0, 0)
+    asked: Annotated[
+        bytes,
+        Meta(
+            max_length=8 * 40,
+            description="Codes of further windows, 8 bytes each, in the version's fixed order: "
+            "the picture asks with them too, the index does not hold them.",
+        ),
+    ] = b""
+    sketch: Annotated[bytes, Meta(max_length=2560, description="Grey levels, row by row.")] = b""
 
     @property
     def is_blank(self) -> bool:
@@ -194,8 +207,18 @@ class MatchSettings(
     decision_version: Annotated[int, Meta(ge=1)]
     radius: Annotated[int, Meta(ge=0, le=16, description="Search radius, bits of 64.")]
     standard_threshold: Annotated[int, Meta(ge=0, le=16, description="Score, inclusive.")]
-    suggested_fine_distance: Annotated[int, Meta(ge=0, le=256, description="Inclusive.")]
+    suggested_confidence: Annotated[Fraction, Meta(description="From here on a pair relates.")]
+    confirmed_confidence: Annotated[Fraction, Meta(description="From here on, one condition met.")]
     confirmed_fine_distance: Annotated[int, Meta(ge=0, le=256, description="Inclusive.")]
+    changed_correlation: Annotated[
+        float, Meta(ge=-1, le=1, description="A window of the sketches below it was changed.")
+    ]
+    changed_grey_levels: Annotated[
+        float, Meta(ge=0, description="A window of the sketches that differs by more was changed.")
+    ]
+    unexplained_share: Annotated[
+        Fraction, Meta(description="Of a picture, beside the other; up to here, it is nothing.")
+    ]
     candidates_bound: Annotated[
         int, Meta(ge=1, description="Candidates decided per picture, nearest and oldest first.")
     ]
@@ -222,7 +245,8 @@ class Match(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True)
     image_id: ImageId
     score: Annotated[int, Meta(ge=0, le=64, description="Smallest distance of 64-bit codes.")]
     fine_distance: Annotated[
-        Distance, Meta(description="Smallest distance of 256-bit codes of views that met.")
+        Distance | None,
+        Meta(description="Smallest distance of 256-bit codes of views that met, if any did."),
     ]
     relation: Relation
     tier: Tier

@@ -12,10 +12,10 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
+import msgspec
 import typer
 from rich.console import Console
 from rich.padding import Padding
@@ -173,27 +173,70 @@ def show_fingerprint(
 @app.command()
 def compare(
     first: Annotated[Path, typer.Argument(help="A picture.", exists=True, dir_okay=False)],
-    second: Annotated[Path, typer.Argument(help="Another one.", exists=True, dir_okay=False)],
+    second: Annotated[Path, typer.Argument(help="A later one.", exists=True, dir_okay=False)],
     *,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    page_file: Annotated[
+        Path | None, typer.Option("--html", help="Write the views, drawn, to this file.")
+    ] = None,
 ) -> None:
     """Say whether, and why, the product relates two pictures (with its default settings)."""
     with _settings() as settings:
-        from agents.decide import decide, default_match_settings
+        from agents.decide import default_match_settings
+        from streams.evaluation import page
+        from streams.evaluation.compare import compare as compare_pictures
 
-        picture, earlier = _fingerprint(second, settings), _fingerprint(first, settings)
-        decision = decide(picture, earlier, default_match_settings(settings.partitions))
+        earlier, picture = _fingerprint(first, settings), _fingerprint(second, settings)
+        found = compare_pictures(picture, earlier, default_match_settings(settings.partitions))
         if as_json:
-            out.print_json(json.dumps(None if decision is None else asdict(decision)))
-        elif decision is None:
-            out.print("not related: no two views are close enough")
+            out.print_json(msgspec.json.encode(found).decode())
         else:
-            ours, theirs = decision.views
-            out.print(
-                f"{decision.relation}, {decision.tier}: views '{ours}' and '{theirs}' differ in "
-                f"{decision.score} of 64 bits, the closest fine codes in {decision.fine_distance} "
-                "of 256"
+            out.print(found.explanation, highlight=False, soft_wrap=True)
+            if found.decision is not None:
+                said = found.decision
+                out.print(f"{said.relation}, {said.tier}, confidence {said.weight:.3f}")
+        if page_file is not None:
+            parts = [page.views(first, earlier), page.views(second, picture)]
+            page_file.write_text(page.document(found.explanation, parts), encoding="utf-8")
+
+
+@app.command()
+def evaluate(
+    images: Annotated[Path, typer.Option(help="A folder.", exists=True, file_okay=False)],
+    pairs: Annotated[
+        Path | None,
+        typer.Option(help="CSV: a, b, label (same, other_text or different).", exists=True),
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write all as JSON.")] = None,
+    page_file: Annotated[Path | None, typer.Option("--html", help="Write a page.")] = None,
+) -> None:
+    """Relate all pictures of a folder to each other; count what was found, missed and false."""
+    with _settings() as settings:
+        from rich.progress import Progress
+
+        from agents.decide import default_match_settings
+        from agents.decode import DecodeLimits
+        from streams.evaluation import evaluate as evaluation
+        from streams.evaluation import page
+
+        names = evaluation.picture_names(images)
+        labels = evaluation.read_pairs(pairs, names) if pairs else {}
+        with Progress(transient=True) as progress:
+            task = progress.add_task("fingerprints", total=len(names))
+            result = evaluation.evaluate(
+                images,
+                names,
+                labels,
+                default_match_settings(settings.partitions),
+                DecodeLimits(pixels=settings.pixel_limit),
+                advance=lambda: progress.advance(task),
             )
+        for line in evaluation.summary(result):
+            out.print(line, highlight=False, markup=False, soft_wrap=True)
+        if json_file is not None:
+            json_file.write_bytes(msgspec.json.format(msgspec.json.encode(result)))
+        if page_file is not None:
+            page_file.write_text(page.evaluation(images, result), encoding="utf-8")
 
 
 @bench_app.command("search")
@@ -241,7 +284,7 @@ def outcome_table(names: Mapping[str, str], ended: Mapping[str, "Ended"]) -> Tab
                 closest.tier.removesuffix("_sibling"),
                 names.get(closest.image_id) or name_of(closest.image_id),
                 str(closest.score),
-                str(closest.fine_distance),
+                "" if closest.fine_distance is None else str(closest.fine_distance),
                 why(closest),
                 style="green" if closest.tier == "confirmed_sibling" else "cyan",
             )

@@ -25,7 +25,7 @@ from typing import Final, Literal, NamedTuple, get_args
 
 import msgspec
 
-from agents.decide import Decision, decide
+from agents.decide import Decision, asked_codes, decide
 from agents.match_images import MODEL
 from schemas.codec import (
     UnknownLogRecordError,
@@ -477,7 +477,7 @@ class Walk:
 
     def related(self, record: Hashed, settings: MatchSettings) -> list[tuple[Decision, Indexed]]:
         """Compare with every visible picture of the workspace; give the relations, best first."""
-        codes = _codes(record)
+        codes = tuple(int.from_bytes(code) for code in asked_codes(record.fingerprint))
         near: list[tuple[int, int, Indexed]] = []
         for other in self.pictures[record.workspace]:
             if other.removed_at is not None:
@@ -596,7 +596,7 @@ def _codes(record: Hashed) -> tuple[int, ...]:
 
 
 def _distance(record: Hashed, codes: Sequence[int], other: Indexed) -> int | None:
-    """Give the smallest distance of any two views; 0 for identical bytes; None: incomparable."""
+    """Give the smallest distance of what is asked and a view; 0: same bytes; None: incomparable."""
     if record.fingerprint.sha256 == other.record.fingerprint.sha256:
         return 0
     if record.fingerprint.version != other.record.fingerprint.version:

@@ -34,6 +34,8 @@ from streams.index.store import FORMAT_VERSION, Batch, Identity, Progress, Row, 
 
 logger = logging.getLogger(__name__)
 
+_Asked = tuple[Row, Sequence[bytes]]
+
 # The exact-match space: the first 64 bits of every picture's sha256, searched at radius 0.
 BYTES_SPACE: Final = "sha256"
 
@@ -336,29 +338,35 @@ class PartitionIndex:
         found = zip(ordinals, self._store.outcomes(ordinals), strict=True)
         return {ordinal: outcome for ordinal, outcome in found if outcome is not None}
 
-    def candidates(self, rows: Sequence[Row], radius: int, bound: int) -> list[Sequence[int]]:
-        """Find, for each row, the pictures visible at its ordinal that are within the radius.
+    def candidates(
+        self, rows: Sequence[Row], codes: Sequence[Sequence[bytes]], radius: int, bound: int
+    ) -> list[Sequence[int]]:
+        """Find, for each row and its codes, the pictures visible at its ordinal within the radius.
 
-        Visible: of the same workspace, born before it, not removed before it. At most `bound`
-        ordinals for each row: of the nearest, and of the oldest among equally near ones.
+        A row without codes finds identical bytes only. Visible: of the same workspace, born before
+        it, not removed before it. At most `bound` ordinals for each row: of the nearest, and of the
+        oldest among equally near ones.
         """
         results: list[Sequence[int]] = [()] * len(rows)
         groups: dict[str, list[int]] = {}
         for position, row in enumerate(rows):
             fingerprint = row.record.fingerprint
             if not fingerprint.is_blank:
-                space = BYTES_SPACE if not fingerprint.views else space_of(fingerprint)
+                space = space_of(fingerprint) if codes[position] else BYTES_SPACE
                 groups.setdefault(space, []).append(position)
         for space, positions in groups.items():
-            asked = [rows[position] for position in positions]
-            within = 0 if space == BYTES_SPACE else radius
-            found = self._search_all(space, asked, within, bound)
+            near = space != BYTES_SPACE
+            asked = [
+                (rows[position], codes[position] if near else _bytes_codes(rows[position]))
+                for position in positions
+            ]
+            found = self._search_all(space, asked, radius if near else 0, bound)
             for position, ordinals in zip(positions, found, strict=True):
                 results[position] = ordinals
         return results
 
     def _search_all(
-        self, space: str, rows: Sequence[Row], radius: int, bound: int
+        self, space: str, asked: Sequence[_Asked], radius: int, bound: int
     ) -> Iterator[list[int]]:
         """Search for a few rows first, and then for as many together as their hits allow.
 
@@ -366,18 +374,18 @@ class PartitionIndex:
         20,000 equal ones took 790 MB at once, before the cut to the bound.
         """
         start, size = 0, _FIRST_ROWS_SEARCHED
-        while start < len(rows):
-            asked = rows[start : start + size]
-            ordinals, hits = self._search(space, asked, radius, bound)
+        while start < len(asked):
+            some = asked[start : start + size]
+            ordinals, hits = self._search(space, some, radius, bound)
             yield from ordinals
-            start += len(asked)
-            size = max(1, min(4 * size, _HITS_AT_ONCE * len(asked) // max(1, hits)))
+            start += len(some)
+            size = max(1, min(4 * size, _HITS_AT_ONCE * len(some) // max(1, hits)))
 
     def _search(
-        self, space: str, rows: Sequence[Row], radius: int, bound: int
+        self, space: str, asked: Sequence[_Asked], radius: int, bound: int
     ) -> tuple[list[list[int]], int]:
         """Give the ordinals of each row's candidates, and how many hits were looked at."""
-        queries = [dict(_codes(row.record.fingerprint))[space] for row in rows]
+        rows, queries = [row for row, _ in asked], [codes for _, codes in asked]
         asker = np.repeat(np.arange(len(rows)), [len(codes) for codes in queries])
         hits = self._space(space).search(_as_codes([c for q in queries for c in q]), radius)
         picture = asker[hits.query]
@@ -543,7 +551,9 @@ class _Merge:
 
 
 def _blank(fingerprint: Fingerprint) -> Fingerprint:
-    return msgspec.structs.replace(fingerprint, views=(), sketch=b"", low_information=False)
+    return msgspec.structs.replace(
+        fingerprint, views=(), asked=b"", sketch=b"", low_information=False
+    )
 
 
 def _layout(space: str) -> Layout:
@@ -556,6 +566,10 @@ def _codes(fingerprint: Fingerprint) -> list[tuple[str, list[bytes]]]:
     if fingerprint.views:
         spaces.append((space_of(fingerprint), list({view.code: 0 for view in fingerprint.views})))
     return spaces
+
+
+def _bytes_codes(row: Row) -> list[bytes]:
+    return [row.record.fingerprint.sha256[:8]]
 
 
 def _as_codes(codes: Sequence[bytes]) -> NDArray[np.uint64]:

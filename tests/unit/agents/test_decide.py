@@ -1,10 +1,17 @@
 """The decision: what relates, how, how surely, and in which order."""
 
+import random
+
 import msgspec
 import pytest
+from PIL import Image
 
-from agents.decide import Decision, decide, decide_all, default_match_settings
+from agents.decide import Decision, asked_codes, decide, decide_all, default_match_settings
+from agents.decode import DecodeLimits
+from agents.fingerprint import fingerprint
 from schemas.records import Fingerprint, MatchSettings, View
+from streams.evaluation.alterations import barred, overlaid, screenshot
+from tests.unit.agents.pictures import shipped, written
 
 SETTINGS = default_match_settings(partitions=4)
 
@@ -73,20 +80,11 @@ def test_radius_comes_from_the_settings() -> None:
     assert decide(picture(2, view(4)), PLAIN, narrow) is None
 
 
-@pytest.mark.parametrize(
-    ("fine", "tier"),
-    [
-        (0, "confirmed_sibling"),
-        (SETTINGS.confirmed_fine_distance, "confirmed_sibling"),
-        (SETTINGS.confirmed_fine_distance + 1, "suggested_sibling"),
-        (SETTINGS.suggested_fine_distance, "suggested_sibling"),
-        (SETTINGS.suggested_fine_distance + 1, None),
-    ],
-)
-def test_fine_distance_decides_the_tier(fine: int, tier: str | None) -> None:
-    """Both bounds are inclusive; beyond the second there is no relation."""
+@pytest.mark.parametrize(("fine", "related"), [(0, True), (32, True), (33, False), (128, False)])
+def test_codes_alone_are_never_confirmed(fine: int, *, related: bool) -> None:
+    """Where the sketches have nothing to compare, close fine codes suggest and no more."""
     decision = decide(picture(2, view(2, fine)), PLAIN, SETTINGS)
-    assert (decision and decision.tier) == tier
+    assert (decision and decision.tier) == ("suggested_sibling" if related else None)
 
 
 def test_only_views_that_met_are_compared() -> None:
@@ -99,8 +97,6 @@ def test_score_and_fine_distance_are_each_the_smallest() -> None:
     """Over all pairs that met, not of one of them."""
     decision = decided(picture(2, view(2, 50), view(8, 10, "trimmed")))
     assert (decision.score, decision.fine_distance) == (2, 10)
-    assert decision.tier == "confirmed_sibling"
-    assert decision.views == ("whole", "whole")
 
 
 def test_relation_is_that_of_the_closest_pair() -> None:
@@ -135,8 +131,8 @@ def test_other_versions_are_not_comparable() -> None:
 
 def test_weight_falls_with_the_fine_distance() -> None:
     """1 for equal fine codes, never below 0, and always less for less alike."""
-    weights = [decided(picture(2, view(0, fine))).weight for fine in range(0, 65, 4)]
-    assert weights[0] == 1.0
+    weights = [decided(picture(2, view(0, fine))).weight for fine in range(0, 33, 4)]
+    assert weights[0] > 0.9
     assert weights == sorted(weights, reverse=True)
     assert all(0 < weight <= 1 for weight in weights)
     assert len(set(weights)) == len(weights)
@@ -145,23 +141,124 @@ def test_weight_falls_with_the_fine_distance() -> None:
 def test_rank_orders_best_first() -> None:
     """Tier, then score, then fine distance; equals keep their order, older first."""
     others = [
-        picture(10, view(0, 60)),  # suggested
         picture(11, view(4, 2)),
         picture(12, view(2, 9)),
         picture(13, view(2, 8)),
         picture(14, view(2, 8)),
+        picture(1, view(40)),  # the same bytes: confirmed
     ]
     ranked = sorted(
         (decision.rank, other.sha256[-1])
         for other in others
         if (decision := decide(PLAIN, other, SETTINGS)) is not None
     )
-    assert [number for _, number in ranked] == [13, 14, 12, 11, 10]
+    assert [number for _, number in ranked] == [1, 13, 14, 12, 11]
 
 
 def test_all_at_once_is_one_by_one() -> None:
     """The batch decides as the single function does, in the same order."""
-    others = [picture(n, view(n % 14, n % 90, "whole" if n % 3 else "trimmed")) for n in range(90)]
+    others = [picture(n, view(n % 14, n % 50, "whole" if n % 3 else "trimmed")) for n in range(90)]
     newer = picture(500, view(1, 4), view(6, 30, "trimmed"))
     assert decide_all(newer, others, SETTINGS) == [decide(newer, o, SETTINGS) for o in others]
     assert decide_all(newer, [], SETTINGS) == []
+
+
+# --- real pictures ------------------------------------------------------------------------------
+
+
+def fingerprinted(image: Image.Image, form: str = "JPEG") -> Fingerprint:
+    """The fingerprint of a readable picture."""
+    made = fingerprint(written(image.convert("RGB"), form), DecodeLimits(pixels=10_000_000))
+    assert isinstance(made, Fingerprint)
+    return made
+
+
+def related(one: Image.Image, other: Image.Image) -> Decision:
+    """How two pictures relate; they must, whichever came first."""
+    decision = decide(fingerprinted(one), fingerprinted(other), SETTINGS)
+    turned = decide(fingerprinted(other), fingerprinted(one), SETTINGS)
+    assert decision is not None
+    assert turned is not None
+    assert (decision.relation, decision.tier) == (turned.relation, turned.tier)
+    return decision
+
+
+PHOTOGRAPHS = ("astronaut", "coffee", "cat", "rocket")
+
+
+@pytest.fixture(params=PHOTOGRAPHS)
+def photograph(request: pytest.FixtureRequest) -> Image.Image:
+    """One of several photographs."""
+    return shipped(request.param).convert("RGB")
+
+
+def test_smaller_copy_is_confirmed(photograph: Image.Image) -> None:
+    """Resized and recompressed: the same item."""
+    small = photograph.resize((photograph.width // 2, photograph.height // 2))
+    decision = related(photograph, small)
+    assert (decision.relation, decision.tier) == ("near_identical", "confirmed_sibling")
+    assert decision.weight > 0.99
+
+
+def test_mirror_image_is_named(photograph: Image.Image) -> None:
+    """Found without a stored code of its own, and only suggested: writing turns into nonsense."""
+    decision = related(photograph, photograph.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
+    assert (decision.relation, decision.tier) == ("mirrored", "suggested_sibling")
+
+
+def test_crop_is_reframed(photograph: Image.Image) -> None:
+    """What the crop left out is not explained, so it is suggested."""
+    width, height = photograph.size
+    crop = photograph.crop((width // 10, height // 10, width * 9 // 10, height * 9 // 10))
+    decision = related(photograph, crop)
+    assert (decision.relation, decision.tier) == ("reframed", "suggested_sibling")
+
+
+@pytest.mark.parametrize("top", [True, False])
+def test_caption_is_never_confirmed(photograph: Image.Image, *, top: bool) -> None:
+    """A plain picture and the same with a caption bar: found, and left to a person."""
+    text = "they do not want you to know this"
+    captioned = barred(photograph, 0.2, text, top=top, colour=(255, 255, 255))
+    decision = related(photograph, captioned)
+    assert decision.relation in {"reframed", "other_text"}
+    assert decision.tier == "suggested_sibling"
+
+
+@pytest.mark.parametrize("in_bar", [True, False])
+def test_other_text_is_never_confirmed(photograph: Image.Image, *, in_bar: bool) -> None:
+    """The same picture under two claims: named so."""
+    texts = ("the minister resigns over flood photo", "free water for all, share before monday")
+    if in_bar:
+        one, other = (
+            barred(photograph, 0.2, text, top=True, colour=(255, 255, 255)) for text in texts
+        )
+    else:
+        one, other = (overlaid(photograph, text, 0.78, 0.98) for text in texts)
+    decision = related(one, other)
+    assert (decision.relation, decision.tier) == ("other_text", "suggested_sibling")
+
+
+def test_different_pictures_do_not_relate() -> None:
+    """None of the shipped photographs relates to another."""
+    names = (*PHOTOGRAPHS, "camera", "moon", "grass", "gravel", "brick", "hubble_deep_field")
+    made = [fingerprinted(shipped(name)) for name in names]
+    for number, one in enumerate(made):
+        assert not any(decide_all(one, made[:number], SETTINGS)), names[number]
+
+
+def test_different_pictures_in_the_same_screenshot_frame_do_not_relate() -> None:
+    """The frame is equal, the picture is what counts."""
+    one, other = (
+        screenshot(shipped(name).convert("RGB").resize((600, 400)), random.Random(5))[0]
+        for name in ("coffee", "rocket")
+    )
+    assert decide(fingerprinted(one), fingerprinted(other), SETTINGS) is None
+
+
+def test_mirrored_code_is_that_of_the_mirror_image() -> None:
+    """Within a few bits, without looking at a pixel."""
+    for name in PHOTOGRAPHS:
+        image = shipped(name).convert("RGB")
+        mirror = fingerprinted(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)).views[0].code
+        asked = [int.from_bytes(code) for code in asked_codes(fingerprinted(image))]
+        assert min((code ^ int.from_bytes(mirror)).bit_count() for code in asked) <= 4

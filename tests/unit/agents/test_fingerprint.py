@@ -2,6 +2,7 @@
 
 import hashlib
 import pickle
+import random
 from collections.abc import Iterator
 
 import imagehash
@@ -12,7 +13,8 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from agents.decode import DecodedPicture, DecodeLimits, decode
-from agents.fingerprint import FINGERPRINT_VERSION, fingerprint, phashes, views_of
+from agents.fingerprint import FINGERPRINT_VERSION, WINDOWS, fingerprint
+from agents.phash import code_all, phash_all
 from schemas.reasons import Rejection
 from schemas.records import Fingerprint
 from tests.unit.agents.pictures import shipped, written
@@ -57,7 +59,7 @@ def pictures() -> Iterator[Image.Image]:
         yield shipped(name).convert("RGB")
     for photograph in load_sample_images().images:
         yield Image.fromarray(photograph)
-    random = np.random.default_rng(4)
+    noise = np.random.default_rng(4)
     y, x = np.mgrid[:200, :300]
     drawn: list[NDArray[np.floating]] = [
         np.full((90, 120), 0.0),
@@ -78,23 +80,33 @@ def pictures() -> Iterator[Image.Image]:
         np.eye(64) * 255,
     ]
     for shape in ((1, 1), (1, 900), (700, 1), (3, 5), (31, 33), (400, 400), (2000, 40), (8, 8)):
-        drawn.extend(random.integers(0, 256, (3, *shape)).astype(np.float64))
-        drawn.append(random.integers(0, 2, shape) * 255.0)
+        drawn.extend(noise.integers(0, 256, (3, *shape)).astype(np.float64))
+        drawn.append(noise.integers(0, 2, shape) * 255.0)
     for array in drawn:
         yield Image.fromarray(np.clip(array, 0, 255).astype(np.uint8))
 
 
-@pytest.mark.parametrize("side", [8, 16])
-def test_hashes_are_those_of_imagehash(side: int) -> None:
-    """Bit for bit, on one picture at a time and on all at once."""
-    lumas = []
+def test_hashes_are_those_of_imagehash() -> None:
+    """Bit for bit, of whole pictures and of many rectangles of one picture at once."""
+    chosen = random.Random(8)
     for image in pictures():
         picture = decode(written(image), LIMITS)
         assert isinstance(picture, DecodedPicture)
-        lumas.append(picture.luma)
-    wanted = [packed(imagehash.phash(luma, hash_size=side)) for luma in lumas]
-    assert phashes(lumas, side)[0] == wanted
-    assert [phashes([luma], side)[0][0] for luma in lumas] == wanted
+        width, height = picture.luma.size
+        rectangles = [(0, 0, width, height)]
+        for _ in range(2):
+            left, top = chosen.randrange(width), chosen.randrange(height)
+            rectangles.append(
+                (left, top, chosen.randint(left + 1, width), chosen.randint(top + 1, height))
+            )
+            rectangles.append((0, top, width, height))  # shares its columns with the whole
+        luma = np.asarray(picture.luma)
+        hashed = phash_all(luma, rectangles)
+        for rectangle, ours in zip(rectangles, hashed, strict=True):
+            cut = picture.luma.crop(rectangle)
+            assert ours.code == packed(imagehash.phash(cut)), (image.size, rectangle)
+            assert ours.fine == packed(imagehash.phash(cut, hash_size=16)), (image.size, rectangle)
+        assert code_all(luma, rectangles) == [ours.code for ours in hashed]
 
 
 def test_views_are_crops_of_the_decoded_picture() -> None:
@@ -123,7 +135,7 @@ def test_record_says_what_was_hashed() -> None:
     assert (made.width_pixels, made.height_pixels) == (400, 600)
     assert not made.animated
     assert not made.low_information
-    assert [view.name for view in made.views] == ["whole"]
+    assert [view.name for view in made.views] == ["whole", *WINDOWS]
     assert made.views[0].rectangle == (0, 0, 256, 384)
 
 
@@ -134,7 +146,7 @@ def test_border_is_trimmed(colour: str | tuple[int, int, int], border: tuple[int
     plain = shipped("astronaut").resize((256, 256))
     framed = Image.new("RGB", (256 + 2 * border[0], 256 + 2 * border[1]), colour)
     framed.paste(plain, border)
-    whole, trimmed = fingerprinted(written(framed, "JPEG", quality=60)).views
+    whole, trimmed, *_ = fingerprinted(written(framed, "JPEG", quality=60)).views
     assert (whole.name, trimmed.name) == ("whole", "trimmed")
     code = fingerprinted(written(plain)).views[0].code
     assert (int.from_bytes(trimmed.code) ^ int.from_bytes(code)).bit_count() <= 4
@@ -142,10 +154,10 @@ def test_border_is_trimmed(colour: str | tuple[int, int, int], border: tuple[int
 
 
 def test_equal_views_are_kept_once() -> None:
-    """A sliver of a border that changes no bit makes no second view."""
-    plain = shipped("camera")
-    plain.paste(0, (0, 0, 512, 1))
-    assert [view.name for view in views_of(plain)] == ["whole"]
+    """No code is stored twice, and never more than the record allows."""
+    for image in pictures():
+        codes = [view.code for view in fingerprinted(written(image)).views]
+        assert len(set(codes)) == len(codes) <= 16
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,277 @@
+"""A small grey picture of the whole picture, and what two of them say when laid over each other.
+
+`sketch` is called by `agents.fingerprint`, `compare` by `agents.decide` for candidates only. Pure.
+
+Hashes of 64 or 256 bits cannot show that a caption changed, nor tell two shirts on a hanger apart;
+2.3 KB of grey levels can. The views that met say how the two pictures lie over each other
+(scale and place); the overlap of both sketches is brought to one grid, a small affine correction
+is found by Gauss-Newton steps (Evangelidis and Psarakis, *Parametric Image Alignment Using
+Enhanced Correlation Coefficient Maximization*, TPAMI 2008, with weights that let a sticker or a
+text be an outlier), and then each window of a grid of overlapping windows is correlated.
+
+Before correlating, each row is freed of its local mean. Lines of text differ along the row while
+their ink and paper alternate down the column in the same rhythm whatever they say: subtracting
+along rows only made "other text in a caption bar" found in 100 % of 75 pairs instead of 83 %, and
+other text over the picture in 99-100 % instead of 97 %, at 1 % of harmless copies flagged.
+"""
+
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.Image import Resampling
+from scipy import ndimage
+
+Grey = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom as shares of a picture's width and height."""
+
+SKETCH_LIMIT_PIXELS: Final = 2304
+WHOLE_BOX: Final[Box] = (0.0, 0.0, 1.0, 1.0)
+
+_LEAST_SIDE: Final = 10
+# Windows, as shares of the grid's height and width; half of each overlaps the next.
+_WINDOW_HEIGHT: Final = 0.1
+_WINDOW_WIDTH: Final = 0.33
+# The local mean is over this share of the longer side.
+_MEAN_WIDTH: Final = 0.125
+# Standard deviation, in grey levels, from which a window has something to compare.
+_LEAST_TEXTURE: Final = 5.0
+_INSET: Final = 0.02
+# Coarse to fine, in pixels of the sketch: a turn by 5 degrees moves its corners by 2.5.
+_BLURS_AND_STEPS: Final = ((2.5, 4), (1.0, 5))
+_SETTLED_PIXELS: Final = 0.05
+_DAMPING: Final = 1e-4
+_LEAST_SHARED: Final = 0.3
+# Whole pictures that agree less as they lie may have been shifted or turned a little.
+_AGREEMENT_AS_THEY_LIE: Final = 0.9
+# Boxes that coincide this nearly are meant to: edge to edge.
+_EDGE_TO_EDGE: Final = 0.03
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two sketches laid over each other.
+
+    `agreement`: median correlation of the windows that have texture in either picture.
+    `lowest`: the smallest of those correlations, where one window differs most.
+    `residual`: standard deviation, in grey levels, of the difference in the window where it is
+    largest, after a difference of contrast is taken away.
+    `unexplained`: for each picture, the share of it that lies outside the overlap and has texture.
+    `left_out`: share of the overlap that the correction moved out of sight.
+    `aligned`: the pictures cover the same scene edge to edge.
+    """
+
+    agreement: float
+    lowest: float
+    residual: float
+    unexplained: tuple[float, float]
+    left_out: float
+    aligned: bool
+
+
+def sketch_size(width: int, height: int) -> tuple[int, int]:
+    """Width and height of the sketch of a picture of this size: its proportions, 2304 pixels."""
+    factor = min(1.0, (SKETCH_LIMIT_PIXELS / (width * height)) ** 0.5)
+    columns = max(1, min(int(width * factor), SKETCH_LIMIT_PIXELS))
+    return columns, max(1, min(int(height * factor), SKETCH_LIMIT_PIXELS // columns))
+
+
+def sketch(luma: Image.Image) -> bytes:
+    """The sketch's grey levels, row by row."""
+    return luma.resize(sketch_size(*luma.size), Resampling.BILINEAR, reducing_gap=2.0).tobytes()
+
+
+def grey(content: bytes, width: int, height: int) -> Grey:
+    """A stored sketch as an array; the size is that of the decoded picture."""
+    columns, rows = sketch_size(width, height)
+    return np.frombuffer(content, np.uint8).reshape(rows, columns).astype(np.float32)
+
+
+def compare(one: Grey, other: Grey, met: Box, other_met: Box) -> Comparison | None:
+    """Lay two sketches over each other so that the boxes that met coincide.
+
+    None where the overlap is too small or has nothing in it to compare.
+    """
+    box, other_box = _overlap(met, other_met)
+    rows = round(min((box[3] - box[1]) * len(one), (other_box[3] - other_box[1]) * len(other)))
+    columns = round(
+        min((box[2] - box[0]) * one.shape[1], (other_box[2] - other_box[0]) * other.shape[1])
+    )
+    if rows < _LEAST_SIDE or columns < _LEAST_SIDE:
+        return None
+    first = _sampled(one, box, rows, columns)
+    second = _sampled(other, other_box, rows, columns)
+    windows = _windows(first, second, None)
+    aligned, left_out = box == other_box == WHOLE_BOX, 0.0
+    if not aligned or windows is None or windows.agreement < _AGREEMENT_AS_THEY_LIE:
+        moved = _corrected(first, second)
+        again = None if moved is None else _windows(first, *moved)
+        if again and moved and (windows is None or again.agreement > windows.agreement):
+            windows, aligned, left_out = again, False, 1.0 - float(moved[1].mean())
+    if windows is None:
+        return None
+    return Comparison(
+        agreement=windows.agreement,
+        lowest=float(windows.correlations.min()),
+        residual=windows.residual,
+        unexplained=(_textured_outside(one, box), _textured_outside(other, other_box)),
+        left_out=left_out,
+        aligned=aligned,
+    )
+
+
+class _Windows(NamedTuple):
+    correlations: NDArray[np.float64]
+    residual: float
+
+    @property
+    def agreement(self) -> float:
+        return float(np.median(self.correlations))
+
+
+def _overlap(met: Box, other_met: Box) -> tuple[Box, Box]:
+    """What both pictures show, in shares of the one and of the other."""
+    left, other_left, right, other_right = _overlap_of_axis(met[::2], other_met[::2])
+    top, other_top, bottom, other_bottom = _overlap_of_axis(met[1::2], other_met[1::2])
+    return (left, top, right, bottom), (other_left, other_top, other_right, other_bottom)
+
+
+def _overlap_of_axis(
+    met: tuple[float, ...], other_met: tuple[float, ...]
+) -> tuple[float, float, float, float]:
+    scale = (other_met[1] - other_met[0]) / (met[1] - met[0])
+    offset = other_met[0] - met[0] * scale
+    if abs(offset) < _EDGE_TO_EDGE and abs(scale + offset - 1.0) < _EDGE_TO_EDGE:
+        return 0.0, 0.0, 1.0, 1.0
+    start, end = max(0.0, -offset / scale), min(1.0, (1.0 - offset) / scale)
+    # Beside the edge of a picture in a frame, a sketch's pixels show both.
+    inset = _INSET * (end - start)
+    start, end = start + inset, end - inset
+    return start, start * scale + offset, end, end * scale + offset
+
+
+def _sampled(picture: Grey, box: Box, rows: int, columns: int) -> Grey:
+    down = _weights(len(picture), box[1], box[3], rows)
+    across = _weights(picture.shape[1], box[0], box[2], columns)
+    return np.asarray(down @ picture @ across.T, dtype=np.float32)
+
+
+def _weights(length: int, start: float, end: float, count: int) -> Grey:
+    """Triangles as wide as the sampling step: count x length."""
+    step = (end - start) * length / count
+    centres = start * length + (np.arange(count) + 0.5) * step - 0.5
+    distances = np.abs(np.arange(length) - centres[:, None]) / max(step, 1.0)
+    weights = np.maximum(0.0, 1.0 - distances)
+    sums = np.maximum(weights.sum(axis=1, keepdims=True), 1e-6)
+    return np.asarray(weights / sums, dtype=np.float32)
+
+
+def _windows(one: Grey, other: Grey, shared: Mask | None) -> _Windows | None:
+    """The windows that have texture in either picture; None where there is none."""
+    rows, columns = one.shape
+    mean_width = max(3, round(_MEAN_WIDTH * max(rows, columns)) | 1)
+    one = one - ndimage.uniform_filter1d(one, mean_width, axis=1, mode="nearest")
+    other = other - ndimage.uniform_filter1d(other, mean_width, axis=1, mode="nearest")
+    if shared is not None:
+        one, other = np.where(shared, one, 0.0), np.where(shared, other, 0.0)
+    height, width = max(3, round(_WINDOW_HEIGHT * rows)), max(5, round(_WINDOW_WIDTH * columns))
+    tops = np.arange(0, rows - height + 1, max(1, height // 2))
+    lefts = np.arange(0, columns - width + 1, max(1, width // 2))
+
+    def sums(values: Grey) -> NDArray[np.float64]:
+        table = np.zeros((rows + 1, columns + 1))
+        np.cumsum(np.cumsum(values, axis=0, dtype=np.float64), axis=1, out=table[1:, 1:])
+        below, above = table[tops + height], table[tops]
+        bands: NDArray[np.float64] = below - above
+        means: NDArray[np.float64] = (bands[:, lefts + width] - bands[:, lefts]) / (height * width)
+        return means
+
+    mean, other_mean = sums(one), sums(other)
+    variance = np.maximum(sums(one * one) - mean * mean, 0.0)
+    other_variance = np.maximum(sums(other * other) - other_mean * other_mean, 0.0)
+    covariance = sums(one * other) - mean * other_mean
+    # Contrast may have changed everywhere; then texture is judged as if it had not.
+    gain = variance.mean() / max(other_variance.mean(), 1e-6)
+    other_variance *= gain
+    covariance *= gain**0.5
+    floor = _LEAST_TEXTURE**2
+    textured = np.maximum(variance, other_variance) > floor
+    scales = np.sqrt(np.maximum(variance, floor / 4) * np.maximum(other_variance, floor / 4))
+    if not textured.any():
+        return None
+    residual = np.sqrt(np.maximum(variance + other_variance - 2.0 * covariance, 0.0))
+    return _Windows((covariance / scales)[textured], float(residual.max()))
+
+
+def _corrected(one: Grey, other: Grey) -> tuple[Grey, Mask] | None:
+    """`other` moved onto `one` by an affine correction, and where both have pixels."""
+    rows, columns = one.shape
+    y, x = np.mgrid[:rows, :columns].astype(np.float32)
+    side = max(rows, columns)
+    right, down = (x - columns / 2) / side, (y - rows / 2) / side
+    shift = np.zeros(6)
+
+    def moved_by(shift: NDArray[np.float64]) -> tuple[Grey, Grey, Mask]:
+        u = x + shift[0] + shift[1] * right + shift[2] * down
+        v = y + shift[3] + shift[4] * right + shift[5] * down
+        inside = (np.abs(u - (columns - 1) / 2) <= columns / 2) & (
+            np.abs(v - (rows - 1) / 2) <= rows / 2
+        )
+        return u, v, inside
+
+    for blur, steps in _BLURS_AND_STEPS:
+        smooth, other_smooth = (ndimage.gaussian_filter(picture, blur) for picture in (one, other))
+        for _ in range(steps):
+            u, v, shared = moved_by(shift)
+            if shared.mean() < _LEAST_SHARED:
+                return None
+            moved = ndimage.map_coordinates(other_smooth, (v, u), order=1, mode="nearest")
+            slope_y, slope_x = np.gradient(moved)
+            target = smooth[shared] - smooth[shared].mean()
+            source = moved[shared] - moved[shared].mean()
+            gain = max(float(target @ source) / max(float(source @ source), 1e-6), 0.1)
+            errors = target - gain * source
+            slopes = (
+                gain
+                * np.stack(
+                    (
+                        slope_x,
+                        slope_x * right,
+                        slope_x * down,
+                        slope_y,
+                        slope_y * right,
+                        slope_y * down,
+                    ),
+                    axis=-1,
+                )[shared]
+            )
+            scale = 2.5 * float(np.median(np.abs(errors))) + 1e-3
+            weighted = slopes / (1.0 + (errors / scale) ** 2)[:, None]
+            damping = _DAMPING * len(errors) * np.eye(6)
+            step = np.linalg.solve(slopes.T @ weighted + damping, weighted.T @ errors)
+            shift += step
+            if np.abs(step).max() < _SETTLED_PIXELS:
+                break
+    u, v, shared = moved_by(shift)
+    return ndimage.map_coordinates(other, (v, u), order=1, mode="nearest"), shared
+
+
+def _textured_outside(picture: Grey, box: Box) -> float:
+    """Share of a picture that lies outside a box and is not flat."""
+    if box == WHOLE_BOX:
+        return 0.0
+    rows, columns = picture.shape
+    size = (max(3, rows // 12), max(3, columns // 12))
+    mean = ndimage.uniform_filter(picture, size, mode="nearest")
+    variance = ndimage.uniform_filter(picture * picture, size, mode="nearest") - mean * mean
+    textured = variance > _LEAST_TEXTURE**2
+    # What a window at the box's edge sees is of both sides.
+    beyond_x, beyond_y = size[1] // 2 + 2, size[0] // 2 + 2
+    left, right = int(box[0] * columns) - beyond_x, round(box[2] * columns) + beyond_x
+    top, bottom = int(box[1] * rows) - beyond_y, round(box[3] * rows) + beyond_y
+    textured[max(0, top) : bottom, max(0, left) : right] = False
+    return float(textured.mean())

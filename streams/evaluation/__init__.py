@@ -1,0 +1,1 @@
+"""How good the matching is: alterations people make, peers, and the measuring commands."""
