@@ -208,6 +208,26 @@ def decide_all(
     return [_decide(asking, other, settings) for other in earlier]
 
 
+@dataclass(frozen=True, slots=True)
+class Meeting:
+    """How near two pictures come whose views are within the radius of each other."""
+
+    score: int
+    fine_distance: int | None
+    views: tuple[str, str]
+
+
+def meet(picture: Fingerprint, earlier: Fingerprint, radius: int) -> Meeting | None:
+    """How two pictures of different bytes meet; None where no two views are within the radius."""
+    if picture.version != earlier.version:
+        return None
+    met = _meet(_Asking(picture), earlier, radius)
+    if not met:
+        return None
+    score, fine_distance = _nearest(met)
+    return Meeting(score, fine_distance, (met[0].ask.name, met[0].view.name))
+
+
 def asked_codes(picture: Fingerprint) -> list[bytes]:
     """The codes to search the index with, 8 bytes each, without repetition."""
     return [code.to_bytes(CODE_SIDE) for code in dict.fromkeys(ask.code for ask in asks(picture))]
@@ -238,10 +258,7 @@ def _decide(asking: _Asking, earlier: Fingerprint, settings: MatchSettings) -> D
     met = _meet(asking, earlier, settings.radius)
     if not met:
         return None
-    score = min(pair.distance for pair in met)
-    fine_distance = min(
-        (pair.fine_distance for pair in met if pair.fine_distance is not None), default=None
-    )
+    score, fine_distance = _nearest(met)
     pair, comparison = _closest(asking, earlier, met)
     confidence = _confidence(score, fine_distance, comparison)
     if confidence < settings.suggested_confidence:
@@ -281,6 +298,11 @@ def _meet(asking: _Asking, earlier: Fingerprint, radius: int) -> list[_Met]:
             fine_distance = (ask.fine ^ int.from_bytes(view.fine)).bit_count()
         met.append(_Met(int(distances[row, column]), fine_distance, ask, view))
     return sorted(met, key=_telling)
+
+
+def _nearest(met: Sequence[_Met]) -> tuple[int, int | None]:
+    fine = (pair.fine_distance for pair in met if pair.fine_distance is not None)
+    return min(pair.distance for pair in met), min(fine, default=None)
 
 
 def _telling(pair: _Met) -> tuple[int, int, bool]:

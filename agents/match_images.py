@@ -125,11 +125,11 @@ def _decide(index: Index[RowType], partition: int, rows: Sequence[RowType]) -> M
     return {
         row.ordinal: encode_json(_outcome(row, partition, seen, settings))
         for settings, asked in by_settings.items()
-        for row, seen in zip(asked, _earlier(index, asked, settings), strict=True)
+        for row, seen in zip(asked, earlier(index, asked, settings), strict=True)
     }
 
 
-def _earlier(
+def earlier(
     index: Index[RowType], rows: Sequence[RowType], settings: MatchSettings
 ) -> list[list[RowType]]:
     """Read what each picture saw, oldest first; each candidate's row is read once."""
@@ -140,22 +140,20 @@ def _earlier(
     return [[read[ordinal] for ordinal in sorted(candidates)] for candidates in found]
 
 
-def _outcome(
-    row: Row, partition: int, earlier: Sequence[Row], settings: MatchSettings
-) -> ImageMatched:
-    record = row.record
+def related(picture: Hashed, seen: Sequence[Row], settings: MatchSettings) -> list[Match]:
+    """Give all matches of a picture among those that it saw, best first."""
     decisions = decide_all(
-        record.fingerprint, [other.record.fingerprint for other in earlier], settings
+        picture.fingerprint, [other.record.fingerprint for other in seen], settings
     )
-    related = sorted(
+    ranked = sorted(
         (
             (decision, other.record)
-            for decision, other in zip(decisions, earlier, strict=True)
+            for decision, other in zip(decisions, seen, strict=True)
             if decision is not None
         ),
         key=lambda pair: pair[0].rank,
     )
-    matches = [
+    return [
         Match(
             sha256=other.fingerprint.sha256.hex(),
             image_id=other.image_id,
@@ -168,8 +166,15 @@ def _outcome(
             origin=other.origin,
             check=other.check,
         )
-        for decision, other in related
+        for decision, other in ranked
     ]
+
+
+def _outcome(
+    row: Row, partition: int, seen: Sequence[Row], settings: MatchSettings
+) -> ImageMatched:
+    record = row.record
+    matches = related(record, seen, settings)
     same_item = [match for match in matches if match.relation != "other_text"]
     fingerprint = record.fingerprint
     return ImageMatched(

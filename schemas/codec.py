@@ -1,7 +1,8 @@
 """The only way from bytes to a record and back. Bytes in, record or `Rejection` out.
 
-Called by the hasher for events, by the matcher for log records, by the API for answers.
-Decoding an event never raises; decoding `index-log` does, because nothing may be skipped there.
+Called by the hasher for events, by the matcher for log records and questions.
+Decoding an event or a question never raises; decoding `index-log` does, because nothing may be
+skipped there.
 """
 
 import hashlib
@@ -20,6 +21,7 @@ from schemas.records import (
     ImageRemoved,
     LogRecord,
     MatchReviewed,
+    Question,
 )
 from schemas.topics import INLINE_PICTURE_LIMIT_BYTES, dead_letter_topic_name
 
@@ -36,6 +38,7 @@ _json_value = msgspec.json.Decoder()
 _json_encoder = msgspec.json.Encoder()
 _log_decoder: msgspec.msgpack.Decoder[LogRecord] = msgspec.msgpack.Decoder(LogRecord)
 _log_encoder = msgspec.msgpack.Encoder()
+_question_decoder: msgspec.json.Decoder[Question] = msgspec.json.Decoder(Question)
 
 
 class UnknownLogRecordError(Exception):
@@ -64,6 +67,18 @@ def decode_image_removed(key: bytes | None, value: bytes | None) -> ImageRemoved
 def decode_match_reviewed(key: bytes | None, value: bytes | None) -> MatchReviewed | Rejection:
     """Decode one record of `match-reviewed`; its key is the workspace."""
     return _keyed_by_workspace(_decode_event(MatchReviewed, key, value), key)
+
+
+def decode_question(value: bytes | None) -> Question | Rejection:
+    """Decode one record of `match-asked`; its key only tells questions apart."""
+    if not value:
+        return Rejection("value_missing")
+    try:
+        return _question_decoder.decode(value)
+    except msgspec.ValidationError as error:
+        return Rejection("schema_violation", str(error))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return Rejection("not_json", str(error))
 
 
 def encode_json(record: Struct) -> bytes:

@@ -328,6 +328,24 @@ class AskCanary(Struct, frozen=True, forbid_unknown_fields=True, tag_field="type
 Question = AskMatch | AskImage | AskExplain | AskCanary
 
 
+class NearMiss(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The closest earlier picture that does not count as a match, and why it does not."""
+
+    sha256: Sha256Hex
+    image_id: ImageId
+    score: Annotated[int, Meta(ge=0, le=64, description="Smallest distance of 64-bit codes.")]
+    fine_distance: Distance | None
+    views: Annotated[
+        tuple[str, str], Meta(description="The closest views: of this picture, of the earlier.")
+    ]
+    reason: Annotated[
+        Literal["threshold", "confidence", "other_text"],
+        Meta(description="Its score, the evidence as a whole, or the text in it, is not enough."),
+    ]
+    origin: Origin
+    check: CheckIds | None = None
+
+
 class KnownImage(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """One picture of the index, as told to a client of its workspace."""
 
@@ -336,17 +354,31 @@ class KnownImage(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=
     ingested_at_ms: MillisecondsSinceEpoch
     position: Position
     origin: Origin
-    matches: tuple[Match, ...] = ()
+    matches: Annotated[
+        tuple[Match, ...], Meta(max_length=10, description="The best that are still there.")
+    ] = ()
     check: CheckIds | None = None
 
 
 class MatchAnswered(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """The answer to one question or one picture sent by the API."""
+    """The answer to one question or one picture sent by the API.
+
+    `outcome` is what `image-matched` says of a picture that was sent; the threshold of the request
+    counts for the closest match, the matches and the nearest miss.
+    """
 
     request_id: RequestId
     workspace: Workspace
     position: Annotated[Position, Meta(description="The index as of this place in the log.")]
+    settings: Annotated[
+        MatchSettings | None, Meta(description="In force at that place; told to a canary.")
+    ] = None
     outcome: ImageMatched | None = None
-    matches: tuple[Match, ...] = ()
-    nearest_miss: Match | None = None
-    images: tuple[KnownImage, ...] = ()
+    closest_match: Annotated[
+        Match | None, Meta(description="Of the same item (not with another text) only.")
+    ] = None
+    matches: Annotated[tuple[Match, ...], Meta(max_length=100, description="Best first.")] = ()
+    nearest_miss: Annotated[
+        NearMiss | None, Meta(description="Where there is no closest match.")
+    ] = None
+    images: Annotated[tuple[KnownImage, ...], Meta(max_length=10, description="Oldest first.")] = ()

@@ -54,6 +54,10 @@ async def commit_group(
     acknowledge()
 
 
+async def nothing_to_apply() -> None:
+    """Apply nothing: what was delivered is all there is."""
+
+
 class Watermarks:
     """Per topic partition: the assignment it was reached in, and the offset to commit.
 

@@ -20,6 +20,7 @@ from schemas.topics import MEBIBYTE
 from streams.delivery import TopicPartition
 from streams.entry import LogEntry
 from streams.errors import CorruptStateError, MisconfiguredError, RetryableError
+from streams.topics import EXPIRING_TOPICS
 from streams.transport import App
 
 logger = logging.getLogger(__name__)
@@ -191,7 +192,7 @@ class Feed:
         if committed > high:
             message = f"{place} offset {committed} committed, but the log ends at {high}"
             raise CorruptStateError(message)
-        if committed < low:
+        if committed < low and self._topic not in EXPIRING_TOPICS:
             logger.critical(
                 "%s offset %d committed, but the log begins at %d: %d records are lost",
                 place,
@@ -199,8 +200,7 @@ class Feed:
                 low,
                 low - committed,
             )
-            return low
-        return committed
+        return max(committed, low)
 
     async def _joined(
         self, partition: TopicPartition, messages: Sequence[Any]

@@ -19,7 +19,6 @@ from agents.fingerprint import fingerprint
 from agents.hash_image import Fetch, HashPicture, hash_image
 from schemas.codec import (
     cloudevents_headers,
-    dead_letter_headers,
     decode_image_ingested,
     decode_image_removed,
     decode_log,
@@ -33,9 +32,17 @@ from schemas.topics import (
     IMAGE_REMOVED,
     INDEX_LOG,
     MEBIBYTE,
-    dead_letter_topic_name,
 )
-from streams.delivery import Deliver, Outgoing, TopicPartition, Watermarks, Window, commit_group
+from streams.dead_letters import dead_letter
+from streams.delivery import (
+    Deliver,
+    Outgoing,
+    TopicPartition,
+    Watermarks,
+    Window,
+    commit_group,
+    nothing_to_apply,
+)
 from streams.entry import LogEntry
 from streams.feed import Feed, Stretch
 from streams.fetch import Fetcher
@@ -150,7 +157,7 @@ class Hasher:
         await commit_group(
             outgoing=outgoing,
             deliver=self._deliver,
-            apply=_nothing_to_apply,
+            apply=nothing_to_apply,
             acknowledge=partial(
                 self._watermarks.advance, stretch.partition, stretch.assignment, stretch.stop
             ),
@@ -196,7 +203,7 @@ class Hasher:
         await commit_group(
             outgoing=[outgoing],
             deliver=self._deliver,
-            apply=_nothing_to_apply,
+            apply=nothing_to_apply,
             acknowledge=partial(window.finish, entry.offset),
         )
 
@@ -262,28 +269,3 @@ class Budget:
         """Make room again."""
         self._left_bytes += size_bytes
         self._changed.set()
-
-
-def dead_letter(partition: TopicPartition, entry: LogEntry, rejection: Rejection) -> Outgoing:
-    """Make the dead letter of a record: as it was, on the same partition, and why."""
-    logger.info(
-        "dead letter: %s %d: %s %s", partition, entry.offset, rejection.reason, rejection.detail
-    )
-    headers = dead_letter_headers(
-        entry.headers,
-        topic=partition.topic,
-        partition=partition.partition,
-        offset=entry.offset,
-        reason=rejection.reason,
-    )
-    return Outgoing(
-        topic=dead_letter_topic_name(partition.topic),
-        key=entry.key,
-        value=entry.value,
-        headers=tuple(headers),
-        partition=partition.partition,
-    )
-
-
-async def _nothing_to_apply() -> None:
-    """A hasher keeps no state: what it delivered is all there is."""

@@ -3,11 +3,15 @@
 A Faust app around `agents.match_images` and `streams.index`. Per stretch of the log: apply it in
 memory, decide the outcomes, deliver them, write rows and next offset in one batch, move the
 watermark. What lies below the group's committed offset is only rebuilt.
+
+Questions of `match-asked` are answered between two groups, once the index has applied all that the
+log held when they came; where that cannot be, they are not answered.
 """
 
 import asyncio
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,12 +20,24 @@ from typing import Any, Never, ParamSpec, TypeVar
 
 import faust
 
+from agents.answer_questions import answer, answer_headers, told
 from agents.match_images import Outcome, outcomes
-from schemas.topics import IMAGE_MATCHED, INDEX_LOG
-from streams.delivery import Deliver, Outgoing, TopicPartition, Watermarks, commit_group
+from schemas.codec import decode_question, encode_json
+from schemas.reasons import Rejection
+from schemas.records import MatchAnswered, Question
+from schemas.topics import IMAGE_MATCHED, INDEX_LOG, MATCH_ANSWERED, MATCH_ASKED
+from streams.dead_letters import dead_letter
+from streams.delivery import (
+    Deliver,
+    Outgoing,
+    TopicPartition,
+    Watermarks,
+    commit_group,
+    nothing_to_apply,
+)
 from streams.entry import LogEntry
 from streams.errors import RetryableError
-from streams.feed import Feed, Stretch
+from streams.feed import Feed, Log, Stretch
 from streams.index.partition import Arrival, PartitionIndex
 from streams.index.store import Row
 from streams.kafka_client import topic_id
@@ -40,6 +56,8 @@ _REBUILD_GROUP = 5_000
 _READ_AGAIN_SECONDS = 1.0
 # Two groups of log records, of at most 10 KB each.
 _BUFFERED_EVENTS = 512
+# Whoever asked waits no longer than that for an index that is behind.
+_CATCH_UP_SECONDS = 2.0
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -49,13 +67,16 @@ def run_matcher(settings: Settings) -> Never:
     """Run a matcher until it is told to stop."""
     require_topics(settings)
     app = build_app(settings, MATCHER_GROUP, buffered_events=_BUFFERED_EVENTS)
+    log = LogReader(settings, INDEX_LOG)
     matcher = Matcher(
         settings,
+        log=log,
         deliver=DeliveringProducer(settings),
         watermarks=app.watermarks,
         topic_id=topic_id(settings, INDEX_LOG),
     )
-    feed = Feed(app, INDEX_LOG, LogReader(settings, INDEX_LOG), gather=settings.group_size)
+    feed = Feed(app, INDEX_LOG, log, gather=settings.group_size)
+    questions = Feed(app, MATCH_ASKED, LogReader(settings, MATCH_ASKED), gather=settings.group_size)
 
     async def match_images(stream: faust.Stream[Any]) -> None:
         try:
@@ -63,7 +84,12 @@ def run_matcher(settings: Settings) -> Never:
         finally:
             await asyncio.shield(matcher.close())
 
+    async def answer_questions(stream: faust.Stream[Any]) -> None:
+        async for stretch in questions.stretches(stream):
+            await matcher.answer(stretch, feed.owned)
+
     add_agent(app, INDEX_LOG, match_images)
+    add_agent(app, MATCH_ASKED, answer_questions)
     run(app)
 
 
@@ -73,13 +99,17 @@ class Group:
 
     arrivals: Sequence[Arrival]
     outcomes: dict[int, Outcome[Row]]
+    answers: Sequence[Outgoing]
 
     def outgoing(self) -> list[Outgoing]:
-        """Give one outcome per picture record, in the order of the log."""
+        """Give one outcome per picture record, in the order of the log, then the answers."""
         answered = (self.outcomes[arrival.first] for arrival in self.arrivals)
         return [
-            Outgoing(IMAGE_MATCHED, outcome.key, outcome.value, outcome.headers)
-            for outcome in answered
+            *(
+                Outgoing(IMAGE_MATCHED, outcome.key, outcome.value, outcome.headers)
+                for outcome in answered
+            ),
+            *self.answers,
         ]
 
     def fresh(self) -> dict[int, bytes]:
@@ -95,19 +125,24 @@ class Matcher:
     def __init__(
         self,
         settings: Settings,
+        *,
+        log: Log,
         deliver: Deliver,
         watermarks: Watermarks,
         topic_id: str,
     ) -> None:
         """Own nothing yet."""
         self._settings = settings
-        self._log = LogReader(settings, INDEX_LOG)
+        self._log = log
         self._deliver = deliver
         self._watermarks = watermarks
         self._topic_id = topic_id
         self._indexes: dict[int, PartitionIndex] = {}
         # One thread: an index is used by one thread at a time, and the event loop stays free.
         self._thread = ThreadPoolExecutor(1, "index")
+        # Held from a group's staging to its commit: in between the index is ahead of itself.
+        self._turns: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._committed = asyncio.Event()
 
     async def match(self, stretch: Stretch) -> None:
         """Answer and apply one stretch; its watermark moves when all of it is durable."""
@@ -119,15 +154,61 @@ class Matcher:
                 logger.warning("reading again: %s", error)
                 await asyncio.sleep(_READ_AGAIN_SECONDS)
         for entries, stop in _groups(stretch, self._settings.group_size):
-            group = await self._in_thread(self._answer, index, stretch.partition, entries, stop)
-            await commit_group(
-                outgoing=group.outgoing(),
-                deliver=self._deliver,
-                apply=partial(self._in_thread, index.commit, group.fresh()),
-                acknowledge=partial(
-                    self._watermarks.advance, stretch.partition, stretch.assignment, stop
-                ),
-            )
+            async with self._turns[stretch.partition.partition]:
+                group = await self._in_thread(self._match, index, stretch.partition, entries, stop)
+                await commit_group(
+                    outgoing=group.outgoing(),
+                    deliver=self._deliver,
+                    apply=partial(self._in_thread, index.commit, group.fresh()),
+                    acknowledge=partial(
+                        self._watermarks.advance, stretch.partition, stretch.assignment, stop
+                    ),
+                )
+            self._committed.set()
+            self._committed = asyncio.Event()
+
+    async def answer(self, stretch: Stretch, owned: Callable[[], set[TopicPartition]]) -> None:
+        """Answer a stretch of questions, or let them be where the index cannot be as new."""
+        outgoing: list[Outgoing] = []
+        questions: list[tuple[LogEntry, Question]] = []
+        for entry in stretch.entries:
+            question = decode_question(entry.value)
+            if isinstance(question, Rejection):
+                outgoing.append(dead_letter(stretch.partition, entry, question))
+            else:
+                questions.append((entry, question))
+        if questions:
+            outgoing += await self._answers(stretch.partition.partition, questions, owned)
+        await commit_group(
+            outgoing=outgoing,
+            deliver=self._deliver,
+            apply=nothing_to_apply,
+            acknowledge=partial(
+                self._watermarks.advance, stretch.partition, stretch.assignment, stretch.stop
+            ),
+        )
+
+    async def _answers(
+        self,
+        number: int,
+        questions: Sequence[tuple[LogEntry, Question]],
+        owned: Callable[[], set[TopicPartition]],
+    ) -> list[Outgoing]:
+        try:
+            async with asyncio.timeout(_CATCH_UP_SECONDS):
+                _, end = await asyncio.to_thread(self._log.watermarks, number)
+                while TopicPartition(INDEX_LOG, number) in owned():
+                    committed = self._committed
+                    async with self._turns[number]:
+                        index = self._indexes.get(number)
+                        if index is None:
+                            break
+                        if index.next_offset >= end:
+                            return await self._in_thread(_answered, index, number, questions)
+                    await committed.wait()
+        except (TimeoutError, RetryableError) as error:
+            logger.warning("partition %d: questions are not answered: %r", number, error)
+        return []
 
     async def release(self, owned: set[int]) -> None:
         """Close the indexes of partitions that are no longer owned."""
@@ -140,14 +221,14 @@ class Matcher:
         self._thread.shutdown()
 
     @staticmethod
-    def _answer(
+    def _match(
         index: PartitionIndex, partition: TopicPartition, entries: Sequence[LogEntry], stop: int
     ) -> Group:
         arrivals = index.stage(entries, stop)
         firsts = (arrival.first for arrival in arrivals)
-        group = Group(arrivals, outcomes(index, partition.partition, firsts))
+        found = outcomes(index, partition.partition, firsts)
         for arrival in arrivals:
-            record, first = arrival.record, group.outcomes[arrival.first].row.record
+            record, first = arrival.record, found[arrival.first].row.record
             if record.fingerprint.sha256 != first.fingerprint.sha256:
                 logger.warning(
                     "%s %d: id_reused: image id %r of workspace %r came with other bytes; its "
@@ -157,13 +238,21 @@ class Matcher:
                     record.image_id,
                     record.workspace,
                 )
-        return group
+        answers = [
+            _answer(
+                told(index, partition.partition, found[arrival.first], arrival.record.reply),
+                found[arrival.first].row.timestamp_ms,
+            )
+            for arrival in arrivals
+            if arrival.record.reply is not None
+        ]
+        return Group(arrivals, found, answers)
 
     def _rebuild(self, index: PartitionIndex, partition: TopicPartition, upto: int) -> None:
         """Apply what lies below `upto` without answering: it was answered before."""
         start = index.next_offset
         began = said = time.monotonic()
-        for entries in self._log.read_range(partition.partition, start, upto):
+        for entries in self._log.read_range(partition.partition, start, upto, headers=False):
             for low in range(0, len(entries), _REBUILD_GROUP):
                 group = entries[low : low + _REBUILD_GROUP]
                 index.stage(group, group[-1].offset + 1)
@@ -195,7 +284,7 @@ class Matcher:
             low, high = self._log.watermarks(number)
             last = progress.last_offset
             found = (
-                [e for b in self._log.read_range(number, last, last + 1) for e in b]
+                [e for b in self._log.read_range(number, last, last + 1, headers=False) for e in b]
                 if low <= last < high
                 else []
             )
@@ -207,6 +296,20 @@ class Matcher:
     async def _in_thread(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, partial(function, *args, **kwargs))
+
+
+def _answered(
+    index: PartitionIndex, partition: int, questions: Sequence[tuple[LogEntry, Question]]
+) -> list[Outgoing]:
+    return [
+        _answer(answer(index, partition, question), entry.timestamp_ms)
+        for entry, question in questions
+    ]
+
+
+def _answer(answered: MatchAnswered, time_ms: int) -> Outgoing:
+    headers = answer_headers(answered, time_ms)
+    return Outgoing(MATCH_ANSWERED, answered.request_id.encode(), encode_json(answered), headers)
 
 
 def _groups(stretch: Stretch, size: int) -> Iterator[tuple[Sequence[LogEntry], int]]:

@@ -14,7 +14,7 @@ import logging
 import shutil
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Final
@@ -28,7 +28,7 @@ from schemas.records import Fingerprint, Hashed, LogRecord, MatchSettings, Remov
 from streams.entry import LogEntry
 from streams.errors import CorruptStateError
 from streams.index import files
-from streams.index.columns import Columns, ColumnsManifest
+from streams.index.columns import NEVER, Columns, ColumnsManifest
 from streams.index.mih import EXACT, NEAR, Layout, MultiIndexHash, SortedBands
 from streams.index.store import FORMAT_VERSION, Batch, Identity, Progress, Row, Store
 
@@ -328,6 +328,23 @@ class PartitionIndex:
         found = dict(zip(stored, self._store.rows(stored), strict=True)) | staged
         return [found[ordinal] for ordinal in ordinals]
 
+    def asked(self, record: Hashed) -> Row:
+        """Give a row for a picture that is not stored: it sees all that is applied."""
+        return Row(self.next_offset, 0, len(self), record)
+
+    def as_of_now(self, row: Row) -> Row:
+        """Give a stored row that sees what is still there of what came before it."""
+        return replace(row, ordinal=self.next_offset)
+
+    def visible(self, workspace: str, image_ids: Sequence[str]) -> list[Row]:
+        """Give the pictures of these ids that are there and not removed."""
+        number = self._workspaces.get(workspace)
+        if number is None:
+            return []
+        found = self._store.first_ordinals([(number, image_id) for image_id in image_ids])
+        rows = self.rows([ordinal for ordinal in found if ordinal is not None])
+        return [row for row in rows if self._columns.removed_at[row.number] == NEVER]
+
     def all_rows(self) -> Iterator[tuple[Row, int]]:
         """Give every row with the offset of its removal, in order: what a rebuild must equal."""
         for row in self._store.rows_from(0):
@@ -386,13 +403,17 @@ class PartitionIndex:
     ) -> tuple[list[list[int]], int]:
         """Give the ordinals of each row's candidates, and how many hits were looked at."""
         rows, queries = [row for row, _ in asked], [codes for _, codes in asked]
+        if space not in self._spaces:  # asked for before any picture came
+            return [[] for _ in rows], 0
         asker = np.repeat(np.arange(len(rows)), [len(codes) for codes in queries])
-        hits = self._space(space).search(_as_codes([c for q in queries for c in q]), radius)
+        hits = self._spaces[space].search(_as_codes([c for q in queries for c in q]), radius)
         picture = asker[hits.query]
         number = hits.number.astype(np.int64)
         ordinals = np.array([row.ordinal for row in rows], np.int64)[picture]
         numbers = np.array([row.number for row in rows], np.int64)[picture]
-        workspaces = np.array([self._workspaces[row.record.workspace] for row in rows], np.uint32)
+        workspaces = np.array(
+            [self._workspaces.get(row.record.workspace, _NO_WORKSPACE) for row in rows], np.uint32
+        )
         visible = (
             (number < numbers)
             & (self._columns.workspaces[number] == workspaces[picture])
@@ -499,6 +520,7 @@ _LOAD_ROWS = 10_000
 _FIRST_ROWS_SEARCHED = 32
 # 60 MB while they are sorted by picture.
 _HITS_AT_ONCE = 500_000
+_NO_WORKSPACE = np.iinfo(np.uint32).max
 
 
 class _Merge:

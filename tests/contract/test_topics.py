@@ -6,6 +6,7 @@ from typing import get_args
 from msgspec import Struct
 from msgspec.inspect import IntType, Metadata, StructType, Type, VarTupleType, type_info
 
+from agents import answer_questions
 from agents.decide import default_match_settings
 from schemas.codec import cloudevents_headers, encode_json, encode_log
 from schemas.reasons import REASONS, Reason
@@ -14,8 +15,11 @@ from schemas.records import (
     Fingerprint,
     Hashed,
     ImageMatched,
+    KnownImage,
     Match,
+    MatchAnswered,
     MatchSettings,
+    NearMiss,
     Position,
     ReplyAddress,
     Source,
@@ -29,6 +33,7 @@ from schemas.topics import (
     INDEX_LOG,
     INLINE_PICTURE_LIMIT_BYTES,
     LARGEST_MESSAGE_BYTES,
+    MATCH_ANSWERED,
     TOPICS,
     dead_letter_topic_name,
 )
@@ -165,6 +170,59 @@ def test_largest_outcome_fits() -> None:
     assert default_match_settings(1).matches_bound <= LIST_BOUND
     limit = TOPICS[IMAGE_MATCHED].max_message_bytes
     assert bytes_on_the_topic(largest_outcome(LIST_BOUND)) < limit
+
+
+def bound(record: type[Struct], name: str) -> int:
+    """Give the largest length of a list that a record's type allows."""
+    listed = declared(record, name)
+    assert isinstance(listed, VarTupleType)
+    assert listed.max_length is not None
+    return listed.max_length
+
+
+def test_largest_answer_fits() -> None:
+    """An answer with every list as long as its type allows fits `match-answered`."""
+    match = largest_match()
+    image = KnownImage(
+        sha256="f" * 64,
+        image_id=WIDEST * 200,
+        ingested_at_ms=LARGEST_INT,
+        position=Position(LARGEST_INT, LARGEST_INT),
+        origin="event",
+        matches=(match,) * bound(KnownImage, "matches"),
+        check=LARGEST_IDS,
+    )
+    miss = NearMiss(
+        sha256="f" * 64,
+        image_id=WIDEST * 200,
+        score=64,
+        fine_distance=256,
+        views=match.views,
+        reason="confidence",
+        origin="event",
+        check=LARGEST_IDS,
+    )
+    answer = MatchAnswered(
+        request_id=WIDEST * 100,
+        workspace=WIDEST * 100,
+        position=Position(LARGEST_INT, LARGEST_INT),
+        settings=default_match_settings(LARGEST_INT),
+        outcome=largest_outcome(LIST_BOUND),
+        closest_match=match,
+        matches=(match,) * bound(MatchAnswered, "matches"),
+        nearest_miss=miss,
+        images=(image,) * bound(MatchAnswered, "images"),
+    )
+    envelope_bytes = 4 * 100 + 1024 + FRAMING_BYTES
+    limit = TOPICS[MATCH_ANSWERED].max_message_bytes
+    assert len(encode_json(answer)) + envelope_bytes < limit
+
+
+def test_answers_keep_their_bounds() -> None:
+    """The lists that the matcher makes are cut to what their types allow."""
+    assert bound(MatchAnswered, "matches") == answer_questions.MATCHES_BOUND
+    assert bound(MatchAnswered, "images") == answer_questions.IMAGES_BOUND
+    assert bound(KnownImage, "matches") == answer_questions.IMAGE_MATCHES_BOUND
 
 
 def test_list_bounds_agree() -> None:

@@ -24,7 +24,7 @@ from agents.decide import default_match_settings
 from deploy.local.broker import Broker
 from schemas.codec import decode_log, encode_log
 from schemas.records import MatchSettings, Removed, Source
-from schemas.topics import IMAGE_INGESTED, IMAGE_MATCHED, INDEX_LOG, TOPICS
+from schemas.topics import IMAGE_INGESTED, IMAGE_MATCHED, INDEX_LOG, MATCH_ASKED, TOPICS
 from streams import topics
 from streams.entry import LogEntry
 from streams.errors import MisconfiguredError, RetryableError
@@ -38,6 +38,10 @@ NOW_MS = 1_764_000_000_000
 # Kafka deletes what groups have committed with the topic.
 NO_OFFSETS = [
     f"check-dedup-matcher on index-log[{n}]: no committed offset" for n in range(PARTITIONS)
+]
+NO_GROUP = [
+    *NO_OFFSETS,
+    *[f"check-dedup-matcher on match-asked[{n}]: no committed offset" for n in range(PARTITIONS)],
 ]
 
 
@@ -108,7 +112,7 @@ class TestCreate:
         created = create(settings)
         assert set(created.topics) == set(TOPICS)
         assert created.settings == tuple(range(PARTITIONS))
-        assert len(created.offsets) == 3 * PARTITIONS
+        assert len(created.offsets) == 4 * PARTITIONS
         assert topics.check(settings) == []
 
     def test_again(self, settings: Settings) -> None:
@@ -265,6 +269,14 @@ def lose_records(settings: Settings) -> None:
         future.result(30)
 
 
+def expire_questions(settings: Settings) -> None:
+    """Let a question expire that the matcher has not read."""
+    append(settings, MATCH_ASKED, b"{}")
+    admin = admin_of(settings)
+    for future in admin.delete_records([TopicPartition(MATCH_ASKED, 0, 1)]).values():
+        future.result(30)
+
+
 @pytest.mark.parametrize(
     ("damage", "problems"),
     [
@@ -311,7 +323,8 @@ def lose_records(settings: Settings) -> None:
             ],
         ),
         (different_settings, ["index-log: partitions begin with different settings", *NO_OFFSETS]),
-        (forget_offsets, NO_OFFSETS),
+        (forget_offsets, NO_GROUP),
+        (expire_questions, []),
         (
             lambda s: commit(s, topics.MATCHER_GROUP, INDEX_LOG, 2, 9),
             ["check-dedup-matcher on index-log[2]: committed 9, but the topic ends at 1"],

@@ -1,0 +1,35 @@
+"""Setting aside what cannot be processed: the record as it was, on the same partition, and why.
+
+Used by the hasher for events and by the matcher for questions.
+"""
+
+import logging
+
+from schemas.codec import dead_letter_headers
+from schemas.reasons import Rejection
+from schemas.topics import dead_letter_topic_name
+from streams.delivery import Outgoing, TopicPartition
+from streams.entry import LogEntry
+
+logger = logging.getLogger(__name__)
+
+
+def dead_letter(partition: TopicPartition, entry: LogEntry, rejection: Rejection) -> Outgoing:
+    """Make the dead letter of a record: as it was, on the same partition, and why."""
+    logger.info(
+        "dead letter: %s %d: %s %s", partition, entry.offset, rejection.reason, rejection.detail
+    )
+    headers = dead_letter_headers(
+        entry.headers,
+        topic=partition.topic,
+        partition=partition.partition,
+        offset=entry.offset,
+        reason=rejection.reason,
+    )
+    return Outgoing(
+        topic=dead_letter_topic_name(partition.topic),
+        key=entry.key,
+        value=entry.value,
+        headers=tuple(headers),
+        partition=partition.partition,
+    )

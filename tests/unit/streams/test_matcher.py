@@ -1,0 +1,203 @@
+"""The matcher: who sent a picture is told; questions wait for the log's end, or stay unanswered."""
+
+import asyncio
+from collections.abc import AsyncIterator, Collection, Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from agents.decide import default_match_settings
+from schemas.codec import encode_json, encode_log
+from schemas.records import (
+    AskCanary,
+    Fingerprint,
+    Hashed,
+    LogRecord,
+    MatchAnswered,
+    Position,
+    ReplyAddress,
+)
+from schemas.topics import IMAGE_MATCHED, INDEX_LOG, MATCH_ANSWERED, MATCH_ASKED
+from streams import matcher as matcher_module
+from streams.delivery import Outgoing, TopicPartition, Watermarks
+from streams.entry import LogEntry
+from streams.errors import RetryableError
+from streams.feed import Stretch
+from streams.matcher import Matcher
+from streams.settings import Settings
+
+LOG = TopicPartition(INDEX_LOG, 0)
+QUESTIONS = TopicPartition(MATCH_ASKED, 0)
+FLAT = Fingerprint(1, b"s" * 32, "PNG", 9, 9, 9, 9, (), low_information=True)
+
+
+class MemoryLog:
+    """A partition of `index-log`."""
+
+    def __init__(self) -> None:
+        self.entries: list[LogEntry] = []
+        self.answers = True
+
+    def watermarks(self, partition: int, /) -> tuple[int, int]:
+        """Give the log's bounds, or no answer."""
+        assert partition == 0
+        if not self.answers:
+            raise RetryableError("no answer")
+        return 0, len(self.entries)
+
+    def committed(self, group: str, partition: int, /) -> int | None:
+        """Nobody asks."""
+        raise NotImplementedError(group, partition)
+
+    def read_range(
+        self, partition: int, low: int, high: int, /, *, headers: bool
+    ) -> Iterator[list[LogEntry]]:
+        """Give a range."""
+        assert (partition, headers) == (0, False)
+        yield self.entries[low:high]
+
+    def append(self, *records: LogRecord) -> Stretch:
+        """Append records, which the feed has yet to bring."""
+        start = len(self.entries)
+        self.entries += [
+            LogEntry(start + place, 1000, b"k", encode_log(record))
+            for place, record in enumerate(records)
+        ]
+        return Stretch(LOG, 1, start, self.entries[start:], len(self.entries))
+
+
+class World:
+    """A matcher on a log in memory."""
+
+    def __init__(self, directory: Path) -> None:
+        self.log = MemoryLog()
+        self.delivered: list[Outgoing] = []
+        self.watermarks = Watermarks()
+        self.owned = {LOG}
+        self.matcher = Matcher(
+            Settings(data_directory=directory),
+            log=self.log,
+            deliver=self.deliver,
+            watermarks=self.watermarks,
+            topic_id="topic-id",
+        )
+
+    async def deliver(self, records: Collection[Outgoing], /) -> None:
+        """Take records."""
+        await asyncio.sleep(0)
+        self.delivered.extend(records)
+
+    async def append(self, *records: LogRecord) -> None:
+        """Append records, and match them."""
+        await self.matcher.match(self.log.append(*records))
+
+    async def ask(self, *values: bytes) -> None:
+        """Bring questions."""
+        entries = [LogEntry(place, 2000, b"q", value) for place, value in enumerate(values)]
+        stretch = Stretch(QUESTIONS, 1, 0, entries, len(entries))
+        await self.matcher.answer(stretch, lambda: self.owned)
+
+    def told(self) -> list[MatchAnswered]:
+        """Give the answers so far."""
+        return [
+            msgspec.json.decode(record.value or b"", type=MatchAnswered)
+            for record in self.delivered
+            if record.topic == MATCH_ANSWERED
+        ]
+
+
+CANARY = encode_json(AskCanary("canary", "w"))
+
+
+def picture(image_id: str, request_id: str | None = None) -> Hashed:
+    """Give a picture's record; all have the same bytes."""
+    reply = None if request_id is None else ReplyAddress(request_id, 6)
+    return Hashed(1, "w", image_id, "api", FLAT, 0, reply=reply)
+
+
+@pytest.fixture
+async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
+    """Give a matcher that has applied the log's settings."""
+    monkeypatch.setattr(matcher_module, "_CATCH_UP_SECONDS", 0.2)
+    made = World(tmp_path)
+    await made.append(default_match_settings(1))
+    yield made
+    await made.matcher.close()
+
+
+async def test_who_sent_a_picture_is_told_beside_the_outcome(world: World) -> None:
+    """One outcome per picture, and an answer for whom someone waits, in one group."""
+    await world.append(picture("a"), picture("b", "request"))
+    topics = [record.topic for record in world.delivered]
+    assert topics == [IMAGE_MATCHED, IMAGE_MATCHED, MATCH_ANSWERED]
+    (answered,) = world.told()
+    assert (answered.request_id, answered.position) == ("request", Position(0, 2))
+    assert answered.closest_match is not None
+    assert answered.closest_match.image_id == "a"
+    assert world.delivered[-1].key == b"request"
+
+
+async def test_a_redelivery_is_told_to_whoever_waits_now(world: World) -> None:
+    """A retry gets the first answer under its own request id."""
+    await world.append(picture("a"), picture("b", "first"))
+    await world.append(picture("b", "again"))
+    first, again = world.told()
+    assert again == msgspec.structs.replace(first, request_id="again")
+
+
+async def test_a_question_is_answered_as_of_the_logs_end(world: World) -> None:
+    """What was in the log before the question is in the answer."""
+    stretch = world.log.append(picture("a"))
+    asking = asyncio.create_task(world.ask(CANARY))
+    await asyncio.sleep(0.02)
+    assert world.told() == []
+    await world.matcher.match(stretch)
+    await asking
+    (answered,) = world.told()
+    assert answered.position == Position(0, 2)
+    assert world.watermarks.committable({QUESTIONS}, 1) == {QUESTIONS: 1}
+
+
+async def test_an_index_that_is_behind_does_not_answer(world: World) -> None:
+    """Within the bound it is not as new as the log: silence, and on to the next question."""
+    world.log.append(picture("a"))
+    await world.ask(CANARY)
+    assert world.told() == []
+    assert world.watermarks.committable({QUESTIONS}, 1) == {QUESTIONS: 1}
+
+
+async def test_a_broker_that_does_not_say_the_end_is_no_answer(world: World) -> None:
+    """Without the log's end nothing is known to be new enough."""
+    world.log.answers = False
+    await world.ask(CANARY)
+    assert world.told() == []
+
+
+async def test_a_partition_that_is_not_owned_is_not_answered_for(world: World) -> None:
+    """Another replica's pictures may be beyond this index."""
+    world.owned.clear()
+    await world.ask(CANARY)
+    assert world.told() == []
+
+
+async def test_an_unreadable_question_is_dead_lettered(world: World) -> None:
+    """As it was, with its reason; the others are answered."""
+    await world.ask(b"{", CANARY, b'{"type":"canary"}')
+    letters = [r for r in world.delivered if r.topic == f"{MATCH_ASKED}-dlq"]
+    assert [letter.value for letter in letters] == [b"{", b'{"type":"canary"}']
+    assert [dict(letter.headers)["dlq-reason"] for letter in letters] == [
+        b"not_json",
+        b"schema_violation",
+    ]
+    assert len(world.told()) == 1
+
+
+async def test_questions_and_pictures_take_turns(world: World) -> None:
+    """Asked without a pause while pictures arrive, no question sees half a group."""
+    pictures = [world.log.append(picture(f"p{number}")) for number in range(20)]
+    asking = [asyncio.create_task(world.ask(CANARY)) for _ in range(20)]
+    for stretch in pictures:
+        await world.matcher.match(stretch)
+    await asyncio.gather(*asking)
+    assert {answered.position.offset for answered in world.told()} == {21}
