@@ -1,0 +1,1 @@
+"""The HTTP API: POST /v1/match/ and what belongs to it."""
