@@ -12,6 +12,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -20,6 +21,7 @@ import typer
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 from streams.errors import CheckDedupError
 from streams.settings import Settings, declarations
@@ -36,8 +38,10 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 topics_app = typer.Typer(help="The topics on the broker.", no_args_is_help=True)
+keys_app = typer.Typer(help="The keys of the API.", no_args_is_help=True)
 bench_app = typer.Typer(help="Measure, with a peer in the same run.", no_args_is_help=True)
 app.add_typer(topics_app, name="topics")
+app.add_typer(keys_app, name="keys")
 app.add_typer(bench_app, name="bench")
 
 out = Console()
@@ -59,6 +63,58 @@ def matcher() -> None:
         from streams.matcher import run_matcher
 
         run_matcher(settings)
+
+
+@app.command()
+def api() -> None:
+    """Run an API server: POST /v1/match/ over HTTP. Any number may run."""
+    with _settings(logs=True) as settings:
+        from streams.api.server import run_api
+
+        run_api(settings)
+
+
+@keys_app.command("create")
+def create_key(
+    workspace: Annotated[str, typer.Option(help="Whose pictures the key is for.")],
+    right: Annotated[
+        list[str],
+        typer.Option(help="match, read or admin (all); give it again for another right."),
+    ],
+) -> None:
+    """Make an API key and print it, this once; the file keeps only a salted hash."""
+    with _settings() as settings:
+        from streams.api import keys
+
+        now_ms = time.time_ns() // 1_000_000
+        typer.echo(keys.create(settings.keys_file, workspace, right, now_ms=now_ms))
+
+
+@keys_app.command("list")
+def list_keys() -> None:
+    """List the API keys: id, workspace, rights, and when each was made."""
+    with _settings() as settings:
+        from streams.api import keys
+
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        for heading in ("id", "made", "rights", "workspace"):
+            table.add_column(heading, overflow="fold")
+        for key in keys.read(settings.keys_file):
+            made = datetime.fromtimestamp(key.created_at_ms // 1000, UTC).isoformat()
+            table.add_row(key.id, made, " ".join(key.rights), Text(key.workspace))
+        out.print(table)
+
+
+@keys_app.command("revoke")
+def revoke_key(identifier: Annotated[str, typer.Argument(help="The id, as listed.")]) -> None:
+    """Revoke an API key; running servers refuse it from their next request on."""
+    with _settings() as settings:
+        from streams.api import keys
+
+        if not keys.revoke(settings.keys_file, identifier):
+            typer.echo(f"error: there is no key {identifier}", err=True)
+            raise typer.Exit(1)
+        out.print(f"{identifier} is revoked")
 
 
 @app.command("settings")

@@ -49,11 +49,12 @@ from streams.fetch import Fetcher
 from streams.log import LogReader
 from streams.partitioner import partition_of
 from streams.pool import DecodePool
+from streams.process import die, require_topics
 from streams.producer import DeliveringProducer
 from streams.settings import Settings
 from streams.topics import HASHER_GROUP, LOG_CONTENT_TYPE
 from streams.transport import build_app
-from streams.worker import add_agent, die, require_topics, run
+from streams.worker import add_agent, run
 
 logger = logging.getLogger(__name__)
 

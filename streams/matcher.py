@@ -42,11 +42,12 @@ from streams.index.partition import Arrival, PartitionIndex
 from streams.index.store import Row
 from streams.kafka_client import topic_id
 from streams.log import LogReader
+from streams.process import require_topics
 from streams.producer import DeliveringProducer
 from streams.settings import Settings
 from streams.topics import MATCHER_GROUP
 from streams.transport import build_app
-from streams.worker import add_agent, require_topics, run
+from streams.worker import add_agent, run
 
 logger = logging.getLogger(__name__)
 

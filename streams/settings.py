@@ -138,6 +138,52 @@ class Settings:
         False,  # noqa: FBT003 - a default, not a flag argument
         "Fetch pictures from private, loopback and link-local addresses too (tests, the demo).",
     )
+    api_host: str = _setting(
+        "CHECK_DEDUP_API_HOST", "127.0.0.1", "Address that the API listens on; 0.0.0.0 for all."
+    )
+    api_port: int = _setting("CHECK_DEDUP_API_PORT", 8080, "Port of the API.", least=0)
+    keys_file: Path = _setting(
+        "CHECK_DEDUP_KEYS_FILE",
+        Path("build/data/keys.json"),
+        "Salted hashes of the API keys, written by `keys create` and `keys revoke`.",
+    )
+    request_timeout_seconds: float = _setting(
+        "CHECK_DEDUP_REQUEST_TIMEOUT_SECONDS",
+        15.0,
+        "For one API request in all, upload and fetching included.",
+        unit="seconds",
+        least=0.1,
+    )
+    requests_at_once: int = _setting(
+        "CHECK_DEDUP_REQUESTS_AT_ONCE", 64, "API requests under way in one replica.", least=1
+    )
+    uploads_limit_bytes: int = _setting(
+        "CHECK_DEDUP_UPLOADS_LIMIT_BYTES",
+        64 * MEBIBYTE,
+        "Bodies of all API requests under way in one replica.",
+        unit="bytes",
+        least=1,
+    )
+    rate_per_second: float = _setting(
+        "CHECK_DEDUP_RATE_PER_SECOND",
+        100.0,
+        "Requests that one API key may send to one replica, on average.",
+        unit="requests per second",
+        least=0.001,
+    )
+    rate_burst: int = _setting(
+        "CHECK_DEDUP_RATE_BURST",
+        200,
+        "Requests that one API key may send to one replica at once.",
+        least=1,
+    )
+    answer_age_limit_seconds: float = _setting(
+        "CHECK_DEDUP_ANSWER_AGE_LIMIT_SECONDS",
+        10.0,
+        "The API refuses requests for a partition whose latest answered question is older.",
+        unit="seconds",
+        least=0.1,
+    )
     log_level: str = _setting("CHECK_DEDUP_LOG_LEVEL", "INFO", "DEBUG, INFO, WARNING or ERROR.")
 
     @classmethod
