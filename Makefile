@@ -11,12 +11,13 @@ NEEDS_A_BROKER := tests/integration tests/faults
 LOCK := $(BIN)/uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 \
 	--generate-hashes --no-annotate --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade)
 
-.PHONY: help setup demo up down test check tests-without-broker lint format types evaluate lock clean
+.PHONY: help setup demo up down test check tests-without-broker lint format \
+	types evaluate lock bench-api clean
 
 help: ## list the targets
 	@echo 'check-dedup: have we seen this picture before, which one, and how sure are we?'
 	@echo
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | \
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | \
 		while IFS='|' read -r name text; do printf '%-14s %s\n' "$$name" "$$text"; done
 	@echo
 	@echo 'PYTHON=/path/to/python3.11 chooses the Python that .venv is made with.'
@@ -62,6 +63,9 @@ lock: setup ## write the lock files from pyproject.toml (UPGRADE=1: newest versi
 	@$(LOCK) pyproject.toml --extra dev --constraint requirements.lock \
 		--output-file requirements-dev.lock
 	@$(MAKE) setup
+
+bench-api: setup ## measure the HTTP API on a Kafka of its own
+	@$(BIN)/python -m deploy.local.bench_api
 
 clean: ## stop what `make up` started; remove .venv and build
 	@test ! -x $(BIN)/python || $(STACK) down

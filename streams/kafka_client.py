@@ -42,8 +42,11 @@ _MISCONFIGURED: Final = {
 Config = dict[str, str | int | float | bool]
 
 
-def producer(settings: Settings) -> Producer:
-    """Give a producer that loses, doubles and reorders nothing, and partitions as Faust does."""
+def producer(settings: Settings, *, linger_ms: int = 5) -> Producer:
+    """Give a producer that loses, doubles and reorders nothing, and partitions as Faust does.
+
+    A record waits `linger_ms` for others to be sent with.
+    """
     return Producer(
         {
             **_common(settings),
@@ -53,7 +56,7 @@ def producer(settings: Settings) -> Producer:
             "acks": "all",
             "message.max.bytes": LARGEST_MESSAGE_BYTES,
             "delivery.timeout.ms": settings.delivery_timeout_seconds * 1000,
-            "linger.ms": 5,
+            "linger.ms": linger_ms,
         },
         logger=_LOGGER,
     )

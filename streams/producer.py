@@ -43,9 +43,9 @@ class _Delivery:
 class DeliveringProducer:
     """A producer for asyncio code; delivery reports are served in a thread of its own."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, linger_ms: int = 5) -> None:
         """Connect in the background."""
-        self._producer = producer(settings)
+        self._producer = producer(settings, linger_ms=linger_ms)
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._poll, name="delivery-reports", daemon=True)
         self._thread.start()

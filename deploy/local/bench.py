@@ -59,7 +59,7 @@ def main() -> int:
         if line.startswith("model name")
     )
     print(f"{processor}, {os.cpu_count()} cores, Python {platform.python_version()}")
-    with tempfile.TemporaryDirectory(dir=_build()) as directory:
+    with tempfile.TemporaryDirectory(dir=build_folder()) as directory:
         folder = Path(directory)
         with Broker(folder / "kafka") as broker:
             environment = {
@@ -85,16 +85,16 @@ def main() -> int:
 def _cold_start(settings: Settings, environment: dict[str, str]) -> None:
     outcomes = LogReader(settings, IMAGE_MATCHED)
     started = time.monotonic()
-    with _running("hasher", environment), _running("matcher", environment):
-        _publish(settings, [_jpeg(np.random.default_rng(SEED))])
-        _wait(lambda: _records(outcomes) >= 1)
-        _print("cold start of both to the first outcome", time.monotonic() - started, "s", "< 10")
+    with running("hasher", environment), running("matcher", environment):
+        _publish(settings, [jpeg(np.random.default_rng(SEED))])
+        wait(lambda: _records(outcomes) >= 1)
+        figure("cold start of both to the first outcome", time.monotonic() - started, "s", "< 10")
 
 
 def _hasher(settings: Settings, environment: dict[str, str]) -> None:
     """Events a second through the hasher, against a bare pool doing the same decode and hash."""
     rng = np.random.default_rng(SEED)
-    pictures = [_jpeg(rng) for _ in range(50)] * (HASHED_PICTURES // 50)
+    pictures = [jpeg(rng) for _ in range(50)] * (HASHED_PICTURES // 50)
     with multiprocessing.get_context("spawn").Pool(DECODE_PROCESSES) as pool:
         pool.map(_bare, pictures[:50])  # imports done
         started = time.monotonic()
@@ -102,51 +102,51 @@ def _hasher(settings: Settings, environment: dict[str, str]) -> None:
         bare = len(pictures) / (time.monotonic() - started)
     log = LogReader(settings, INDEX_LOG)
     before = _records(log)
-    with _running("hasher", environment) as process:
+    with running("hasher", environment) as process:
         # The first pictures wait for the group to form; they are not counted.
         _publish(settings, pictures[:50])
-        _wait(lambda: _records(log) >= before + 50)
+        wait(lambda: _records(log) >= before + 50)
         _publish(settings, pictures)
         start, started = _records(log), time.monotonic()
-        _wait(lambda: _records(log) >= before + 50 + len(pictures))
+        wait(lambda: _records(log) >= before + 50 + len(pictures))
         rate = (_records(log) - start) / (time.monotonic() - started)
         kilobytes = sum(map(len, pictures)) / len(pictures) / 1024
         what = f"{PICTURE_PIXELS[0]} x {PICTURE_PIXELS[1]} JPEG of {kilobytes:.0f} KB"
-        _print(f"hasher, {what}, {DECODE_PROCESSES} processes", rate, "pictures/s")
-        _print("  a bare process pool, the same work", bare, "pictures/s")
-        _print("  share of the bare pool", 100 * rate / bare, "%", "> 60")
-        _print("  memory of the hasher's parent", _memory_mb(process), "MB", "< 250")
-    _wait(lambda: _committed(settings, HASHER_GROUP, IMAGE_INGESTED) >= len(pictures) + 51)
+        figure(f"hasher, {what}, {DECODE_PROCESSES} processes", rate, "pictures/s")
+        figure("  a bare process pool, the same work", bare, "pictures/s")
+        figure("  share of the bare pool", 100 * rate / bare, "%", "> 60")
+        figure("  memory of the hasher's parent", memory_mb(process), "MB", "< 250")
+    wait(lambda: committed(settings, HASHER_GROUP, IMAGE_INGESTED) >= len(pictures) + 51)
 
 
 def _matcher(settings: Settings, environment: dict[str, str], folder: Path) -> None:
     """Records a second of one matcher on one core, and how fast it rebuilds a lost index."""
     log = LogReader(settings, INDEX_LOG)
-    _append(settings, BASE_PICTURES + MORE_PICTURES)
+    append(settings, BASE_PICTURES + MORE_PICTURES)
     total = _records(log)
-    with _running("matcher", environment, core=0) as process:
+    with running("matcher", environment, core=0) as process:
         base = total - MORE_PICTURES
-        _wait(lambda: _committed(settings, MATCHER_GROUP, INDEX_LOG) >= base)
-        start, started = _committed(settings, MATCHER_GROUP, INDEX_LOG), time.monotonic()
-        _wait(lambda: _committed(settings, MATCHER_GROUP, INDEX_LOG) >= total)
+        wait(lambda: committed(settings, MATCHER_GROUP, INDEX_LOG) >= base)
+        start, started = committed(settings, MATCHER_GROUP, INDEX_LOG), time.monotonic()
+        wait(lambda: committed(settings, MATCHER_GROUP, INDEX_LOG) >= total)
         rate = (total - start) / (time.monotonic() - started)
         what = f"matcher at {BASE_PICTURES:,} pictures of {VIEWS} views, radius 10, one core"
-        _print(what, rate, "records/s", "> 1000")
-        _print("  memory of the matcher", _memory_mb(process), "MB", "< 400")
+        figure(what, rate, "records/s", "> 1000")
+        figure("  memory of the matcher", memory_mb(process), "MB", "< 400")
     shutil.rmtree(folder / "data")
-    with _running("matcher", environment) as process:
+    with running("matcher", environment) as process:
         rebuilt = [
             float(line.rsplit(" in ", 1)[1].split()[0])
             for line in _lines(process, "rebuilt 0 to", PARTITIONS)
         ]
-        _print("rebuild of the index from the log", total / sum(rebuilt), "records/s", "> 20000")
+        figure("rebuild of the index from the log", total / sum(rebuilt), "records/s", "> 20000")
 
 
 def _bare(content: bytes) -> None:
     fingerprint(content, DecodeLimits(pixels=100_000_000))
 
 
-def _jpeg(rng: np.random.Generator) -> bytes:
+def jpeg(rng: np.random.Generator) -> bytes:
     """Smooth noise of several scales: compresses about as a photograph does."""
     picture = Image.new("L", PICTURE_PIXELS)
     for cells in (4, 16, 64, 256):
@@ -165,7 +165,7 @@ def _publish(settings: Settings, pictures: list[bytes]) -> None:
     client.flush()
 
 
-def _append(settings: Settings, pictures: int) -> None:
+def append(settings: Settings, pictures: int) -> None:
     """Append hashed pictures to the log; some are near-copies of an earlier one."""
     rng = np.random.default_rng(SEED)
     client = producer(settings)
@@ -206,9 +206,10 @@ def _produce(
 
 
 @contextmanager
-def _running(
+def running(
     command: str, environment: dict[str, str], *, core: int | None = None
 ) -> Iterator[psutil.Popen]:
+    """Run a command of the product for as long as the context."""
     process = psutil.Popen(
         [COMMAND, command], env=os.environ | environment, stderr=subprocess.PIPE, text=True
     )
@@ -235,13 +236,19 @@ def _records(log: LogReader) -> int:
     return sum(log.watermarks(partition)[1] for partition in range(PARTITIONS))
 
 
-def _committed(settings: Settings, group: str, topic: str) -> int:
+def committed(settings: Settings, group: str, topic: str) -> int:
+    """Count what a group has committed of a topic."""
     return sum(
         committed_offset(settings, group, topic, partition) or 0 for partition in range(PARTITIONS)
     )
 
 
-def _wait(condition: Callable[[], bool]) -> None:
+def wait(condition: Callable[[], bool]) -> None:
+    """Wait for a condition.
+
+    Raises:
+        TimeoutError: it did not come.
+    """
     deadline = time.monotonic() + DEADLINE_SECONDS
     while not condition():
         if time.monotonic() > deadline:
@@ -249,15 +256,18 @@ def _wait(condition: Callable[[], bool]) -> None:
         time.sleep(0.1)
 
 
-def _memory_mb(process: psutil.Popen) -> float:
+def memory_mb(process: psutil.Popen) -> float:
+    """Give a process's resident memory."""
     return float(process.memory_info().rss) / 1e6
 
 
-def _print(what: str, value: float, unit: str, goal: str = "") -> None:
+def figure(what: str, value: float, unit: str, goal: str = "") -> None:
+    """Print a figure and its goal."""
     print(f"{what:75} {value:10,.1f} {unit:10} {f'goal {goal}' if goal else ''}", flush=True)
 
 
-def _build() -> Path:
+def build_folder() -> Path:
+    """Give where what is made goes."""
     folder = Path("build")
     folder.mkdir(exist_ok=True)
     return folder

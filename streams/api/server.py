@@ -77,7 +77,8 @@ async def _serve(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    deliver = DeliveringProducer(settings)
+    # Somebody waits for each record.
+    deliver = DeliveringProducer(settings, linger_ms=0)
     answers = Answers(settings, deliver=deliver)
     async with AsyncExitStack() as stack:
         stack.callback(deliver.close, 1.0)
