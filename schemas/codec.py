@@ -91,6 +91,17 @@ def encode_log(record: LogRecord) -> bytes:
     return _log_encoder.encode(record)
 
 
+def encode_readable_log(record: LogRecord) -> bytes:
+    """Encode a record, and make sure that it can be read: the log is kept for ever.
+
+    Raises:
+        UnknownLogRecordError: it could not.
+    """
+    value = encode_log(record)
+    decode_log(value)
+    return value
+
+
 def decode_log(value: bytes) -> LogRecord:
     """Decode a record of `index-log`.
 

@@ -21,12 +21,11 @@ from schemas.codec import (
     cloudevents_headers,
     decode_image_ingested,
     decode_image_removed,
-    decode_log,
-    encode_log,
+    encode_readable_log,
     event_id,
 )
 from schemas.reasons import Rejection
-from schemas.records import Fingerprint, Hashed, LogRecord, Removed, Source
+from schemas.records import Fingerprint, Hashed, Removed, Source
 from schemas.topics import (
     IMAGE_INGESTED,
     IMAGE_REMOVED,
@@ -234,7 +233,7 @@ class Hasher:
         return Outgoing(
             topic=INDEX_LOG,
             key=self._new_key(),
-            value=_readable(record),
+            value=encode_readable_log(record),
             headers=tuple(headers),
             partition=partition_of(record.workspace, self._settings.partitions),
         )
@@ -243,13 +242,6 @@ class Hasher:
         tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._fail(error)
-
-
-def _readable(record: LogRecord) -> bytes:
-    """Encode a record, and make sure that it can be read: the log is kept for ever."""
-    value = encode_log(record)
-    decode_log(value)
-    return value
 
 
 class Budget:

@@ -1,7 +1,7 @@
 """The matcher: who sent a picture is told; questions wait for the log's end, or stay unanswered."""
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Iterator
+from collections.abc import AsyncIterator, Collection, Generator
 from pathlib import Path
 
 import msgspec
@@ -52,7 +52,7 @@ class MemoryLog:
 
     def read_range(
         self, partition: int, low: int, high: int, /, *, headers: bool
-    ) -> Iterator[list[LogEntry]]:
+    ) -> Generator[list[LogEntry]]:
         """Give a range."""
         assert (partition, headers) == (0, False)
         yield self.entries[low:high]
