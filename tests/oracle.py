@@ -53,6 +53,7 @@ from schemas.topics import (
     IMAGE_MATCHED,
     IMAGE_REMOVED,
     INDEX_LOG,
+    MATCH_ASKED,
     dead_letter_topic_name,
 )
 from streams.entry import LogEntry
@@ -550,6 +551,7 @@ def read_history(settings: Settings) -> History:
         *(dead_letter_topic_name(topic) for topic in SOURCES),
         INDEX_LOG,
         IMAGE_MATCHED,
+        MATCH_ASKED,
     ]
     records: dict[str, dict[int, list[LogEntry]]] = {}
     ends: dict[tuple[str, int], int] = {}

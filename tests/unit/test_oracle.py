@@ -48,6 +48,7 @@ from schemas.topics import (
     IMAGE_MATCHED,
     IMAGE_REMOVED,
     INDEX_LOG,
+    MATCH_ASKED,
     dead_letter_topic_name,
 )
 from streams.entry import LogEntry
@@ -76,6 +77,7 @@ TOPICS = (
     dead_letter_topic_name(IMAGE_REMOVED),
     INDEX_LOG,
     IMAGE_MATCHED,
+    MATCH_ASKED,
 )
 FIRST = default_match_settings(PARTITIONS)
 
