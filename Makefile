@@ -12,7 +12,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --fork-strategy fewest --pytho
 	--generate-hashes --no-annotate --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade)
 
 .PHONY: help setup demo up down test check tests-without-broker lint format \
-	types evaluate lock bench-api clean
+	types evaluate lock bench bench-api clean
 
 help: ## list the targets
 	@echo 'check-dedup: have we seen this picture before, which one, and how sure are we?'
@@ -63,6 +63,9 @@ lock: setup ## write the lock files from pyproject.toml (UPGRADE=1: newest versi
 	@$(LOCK) pyproject.toml --extra dev --constraint requirements.lock \
 		--output-file requirements-dev.lock
 	@$(MAKE) setup
+
+bench: setup ## hasher, matcher and rebuild on a Kafka of its own, with a bare process pool beside
+	@$(BIN)/python -m deploy.local.bench
 
 bench-api: setup ## measure the HTTP API on a Kafka of its own
 	@$(BIN)/python -m deploy.local.bench_api

@@ -144,9 +144,13 @@ def _nearest_miss(picture: Hashed, seen: Sequence[Row], settings: MatchSettings)
     misses = (_miss(picture, other.record, settings) for other in seen)
     return min(
         (miss for miss in misses if miss is not None),
-        key=lambda miss: (miss.score, _FARTHEST if miss.fine_distance is None else miss.fine_distance),
+        key=_distance,
         default=None,
     )
+
+
+def _distance(miss: NearMiss) -> tuple[int, int]:
+    return miss.score, _FARTHEST if miss.fine_distance is None else miss.fine_distance
 
 
 def _miss(picture: Hashed, other: Hashed, settings: MatchSettings) -> NearMiss | None:

@@ -61,7 +61,7 @@ MATCH = Match(
     origin="event",
     check=CheckIds(team_id=12, project_media_id=48213),
 )
-MISS = NearMiss(SHA256, "media-1", 7, 90, ("whole", "trimmed"), "fine_distance", "event")
+MISS = NearMiss(SHA256, "media-1", 7, 90, ("whole", "trimmed"), "confidence", "event")
 
 Reply = Callable[[MatchAnswered], MatchAnswered | None]
 
@@ -336,7 +336,7 @@ async def test_detail_without_a_match(world: World) -> None:
             "score": 7,
             "fine_distance": 90,
             "views": ["whole", "trimmed"],
-            "reason": "fine_distance",
+            "reason": "confidence",
             "origin": "event",
         },
     }
