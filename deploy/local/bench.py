@@ -9,7 +9,6 @@ import os
 import platform
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 import uuid
@@ -27,6 +26,7 @@ from rich.progress import track
 from agents.decode import DecodeLimits
 from agents.fingerprint import fingerprint
 from deploy.local.broker import Broker
+from deploy.local.stack import COMMAND
 from schemas.codec import encode_json, encode_log
 from schemas.records import Fingerprint, Hashed, ImageIngested, View
 from schemas.topics import IMAGE_INGESTED, IMAGE_MATCHED, INDEX_LOG
@@ -48,8 +48,6 @@ PICTURE_PIXELS = (1152, 864)
 DECODE_PROCESSES = 2
 DEADLINE_SECONDS = 600.0
 
-COMMAND = Path(sys.executable).parent / "check-dedup"
-
 
 def main() -> int:
     """Measure, and print."""
@@ -59,27 +57,36 @@ def main() -> int:
         if line.startswith("model name")
     )
     print(f"{processor}, {os.cpu_count()} cores, Python {platform.python_version()}")
-    with tempfile.TemporaryDirectory(dir=build_folder()) as directory:
+    chosen = {
+        "CHECK_DEDUP_DECODE_PROCESSES": str(DECODE_PROCESSES),
+        "CHECK_DEDUP_INSTANCE_ID": "bench",
+    }
+    with prepared(chosen) as (settings, environment):
+        _cold_start(settings, environment)
+        _hasher(settings, environment)
+        _matcher(settings, environment)
+    return 0
+
+
+@contextmanager
+def prepared(chosen: dict[str, str]) -> Iterator[tuple[Settings, dict[str, str]]]:
+    """Start a broker with our topics; give the settings, and the environment that makes them."""
+    with tempfile.TemporaryDirectory(dir=_build_folder()) as directory:
         folder = Path(directory)
         with Broker(folder / "kafka") as broker:
-            environment = {
+            environment = chosen | {
                 "KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap,
                 "CHECK_DEDUP_PARTITIONS": str(PARTITIONS),
                 "CHECK_DEDUP_DATA_DIRECTORY": str(folder / "data"),
-                "CHECK_DEDUP_DECODE_PROCESSES": str(DECODE_PROCESSES),
-                "CHECK_DEDUP_INSTANCE_ID": "bench",
+                "CHECK_DEDUP_KEYS_FILE": str(folder / "keys.json"),
             }
-            settings = Settings.from_environment(environment)
             subprocess.run(
                 [COMMAND, "topics", "create"],
                 env=os.environ | environment,
                 check=True,
                 stdout=subprocess.DEVNULL,
             )
-            _cold_start(settings, environment)
-            _hasher(settings, environment)
-            _matcher(settings, environment, folder)
-    return 0
+            yield Settings.from_environment(environment), environment
 
 
 def _cold_start(settings: Settings, environment: dict[str, str]) -> None:
@@ -119,7 +126,7 @@ def _hasher(settings: Settings, environment: dict[str, str]) -> None:
     wait(lambda: committed(settings, HASHER_GROUP, IMAGE_INGESTED) >= len(pictures) + 51)
 
 
-def _matcher(settings: Settings, environment: dict[str, str], folder: Path) -> None:
+def _matcher(settings: Settings, environment: dict[str, str]) -> None:
     """Records a second of one matcher on one core, and how fast it rebuilds a lost index."""
     log = LogReader(settings, INDEX_LOG)
     append(settings, BASE_PICTURES + MORE_PICTURES)
@@ -133,7 +140,7 @@ def _matcher(settings: Settings, environment: dict[str, str], folder: Path) -> N
         what = f"matcher at {BASE_PICTURES:,} pictures of {VIEWS} views, radius 10, one core"
         figure(what, rate, "records/s", "> 1000")
         figure("  memory of the matcher", memory_mb(process), "MB", "< 400")
-    shutil.rmtree(folder / "data")
+    shutil.rmtree(settings.data_directory)
     with running("matcher", environment) as process:
         rebuilt = [
             float(line.rsplit(" in ", 1)[1].split()[0])
@@ -266,7 +273,7 @@ def figure(what: str, value: float, unit: str, goal: str = "") -> None:
     print(f"{what:75} {value:10,.1f} {unit:10} {f'goal {goal}' if goal else ''}", flush=True)
 
 
-def build_folder() -> Path:
+def _build_folder() -> Path:
     """Give where what is made goes."""
     folder = Path("build")
     folder.mkdir(exist_ok=True)

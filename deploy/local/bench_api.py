@@ -6,36 +6,28 @@ what part was hashing, waiting for the log, and matching. Not a test: a busy mac
 """
 
 import asyncio
-import os
 import re
-import subprocess
-import tempfile
 import time
 from collections import Counter, defaultdict
 from itertools import cycle
-from pathlib import Path
 
 import aiohttp
 import numpy as np
 
 from deploy.local.bench import (
     BASE_PICTURES,
-    COMMAND,
-    PARTITIONS,
     SEED,
     append,
-    build_folder,
     committed,
     figure,
     jpeg,
     memory_mb,
+    prepared,
     running,
     wait,
 )
-from deploy.local.broker import Broker
 from schemas.topics import INDEX_LOG
 from streams.api import keys
-from streams.settings import Settings
 from streams.topics import MATCHER_GROUP
 
 PICTURES = 200
@@ -50,35 +42,22 @@ _OK = 200
 
 def main() -> int:
     """Measure, and print."""
-    with tempfile.TemporaryDirectory(dir=build_folder()) as directory:
-        folder = Path(directory)
-        with Broker(folder / "kafka") as broker:
-            environment = {
-                "KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap,
-                "CHECK_DEDUP_PARTITIONS": str(PARTITIONS),
-                "CHECK_DEDUP_DATA_DIRECTORY": str(folder / "data"),
-                "CHECK_DEDUP_KEYS_FILE": str(folder / "keys.json"),
-                "CHECK_DEDUP_API_PORT": str(PORT),
-                "CHECK_DEDUP_RATE_PER_SECOND": "1000",
-                "CHECK_DEDUP_RATE_BURST": "1000",
-            }
-            settings = Settings.from_environment(environment)
-            subprocess.run(
-                [COMMAND, "topics", "create"],
-                env=os.environ | environment,
-                check=True,
-                stdout=subprocess.DEVNULL,
-            )
-            append(settings, BASE_PICTURES)
-            with running("matcher", environment), running("api", environment) as api:
-                wait(lambda: committed(settings, MATCHER_GROUP, INDEX_LOG) >= BASE_PICTURES)
-                key = keys.create(settings.keys_file, "bench-0", ["match"], now_ms=0)
-                rng = np.random.default_rng(SEED)
-                pictures = [jpeg(rng) for _ in range(PICTURES)]
-                kilobytes = sum(map(len, pictures)) / len(pictures) / 1024
-                print(f"{BASE_PICTURES:,} pictures in the index, JPEGs of {kilobytes:.0f} KB")
-                asyncio.run(_measure(pictures, key))
-                figure("memory of the API, its pool not counted", memory_mb(api), "MB", "< 300")
+    chosen = {
+        "CHECK_DEDUP_API_PORT": str(PORT),
+        "CHECK_DEDUP_RATE_PER_SECOND": "1000",
+        "CHECK_DEDUP_RATE_BURST": "1000",
+    }
+    with prepared(chosen) as (settings, environment):
+        append(settings, BASE_PICTURES)
+        with running("matcher", environment), running("api", environment) as api:
+            wait(lambda: committed(settings, MATCHER_GROUP, INDEX_LOG) >= BASE_PICTURES)
+            key = keys.create(settings.keys_file, "bench-0", ["match"], now_ms=0)
+            rng = np.random.default_rng(SEED)
+            pictures = [jpeg(rng) for _ in range(PICTURES)]
+            kilobytes = sum(map(len, pictures)) / len(pictures) / 1024
+            print(f"{BASE_PICTURES:,} pictures in the index, JPEGs of {kilobytes:.0f} KB")
+            asyncio.run(_measure(pictures, key))
+            figure("memory of the API, its pool not counted", memory_mb(api), "MB", "< 300")
     return 0
 
 

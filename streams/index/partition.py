@@ -155,7 +155,7 @@ class PartitionIndex:
             raise CorruptStateError(message)
         decoded = [(entry, self._decode(entry)) for entry in entries if entry.value is not None]
         applied = self.next_offset
-        last = max((e for e, _ in decoded), key=lambda e: e.offset, default=None)
+        last = decoded[-1][0] if decoded else None
         progress = self._store.progress
         if upto > applied:
             progress = Progress(

@@ -34,6 +34,13 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker | Extern
         yield running
 
 
+@pytest.fixture(scope="module")
+def own_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """A broker that no other module uses: topics and groups may have the product's names."""
+    with Broker(tmp_path_factory.mktemp("kafka")) as running:
+        yield running
+
+
 @pytest.fixture(scope="session")
 def stack(
     broker: Broker | ExternalBroker, tmp_path_factory: pytest.TempPathFactory

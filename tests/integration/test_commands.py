@@ -22,17 +22,7 @@ from streams.kafka_client import admin_client
 from streams.topics import GROUP_TOPICS
 from tests.integration.pictures import photograph_file
 
-WAIT_SECONDS = 60.0
 ANSWER_SECONDS = 30.0
-# The processes bound their stop with 20 s.
-STOP_SECONDS = 22.0
-
-
-@pytest.fixture(scope="module")
-def own_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    """A broker that nobody else uses."""
-    with Broker(tmp_path_factory.mktemp("kafka")) as broker:
-        yield broker
 
 
 @pytest.fixture

@@ -24,13 +24,6 @@ WAIT_SECONDS = 60.0
 STOP_SECONDS = 22.0
 
 
-@pytest.fixture(scope="module")
-def own_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    """A broker that nobody else uses."""
-    with Broker(tmp_path_factory.mktemp("kafka")) as broker:
-        yield broker
-
-
 @pytest.fixture
 def ready(own_broker: Broker, tmp_path: Path) -> Iterator[Stack]:
     """A stack that is not started, on a broker with our topics."""

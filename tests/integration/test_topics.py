@@ -5,7 +5,7 @@ import itertools
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing, suppress
 
 import msgspec
@@ -49,13 +49,6 @@ NO_GROUP = [
 def admin_of(settings: Settings) -> AdminClient:
     """Give a client that lives on: one without a name is gone before the answer."""
     return admin_client(settings)
-
-
-@pytest.fixture(scope="module")
-def own_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    """Start a broker of our own: the names of topics and groups are the product's."""
-    with Broker(tmp_path_factory.mktemp("kafka")) as broker:
-        yield broker
 
 
 @pytest.fixture
