@@ -61,8 +61,9 @@ async def nothing_to_apply() -> None:
 class Watermarks:
     """Per topic partition: the assignment it was reached in, and the offset to commit.
 
-    Assignments are counted by this process (`streams.transport`), not by the group: a partition
-    may be revoked and assigned again in one generation, and what was in work is gone all the same.
+    Assignments are counted by this process (`streams.engine.transport`), not by the group: a
+    partition may be revoked and assigned again in one generation, and what was in work is gone all
+    the same.
     """
 
     def __init__(self) -> None:

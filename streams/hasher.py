@@ -32,7 +32,7 @@ from schemas.topics import (
     INDEX_LOG,
     MEBIBYTE,
 )
-from streams.dead_letters import dead_letter
+from streams.decoding.pool import DecodePool
 from streams.delivery import (
     Deliver,
     Outgoing,
@@ -42,18 +42,18 @@ from streams.delivery import (
     commit_group,
     nothing_to_apply,
 )
+from streams.engine.feed import Feed, Stretch
+from streams.engine.process import die, require_topics
+from streams.engine.transport import build_app
+from streams.engine.worker import add_agent, run
 from streams.entry import LogEntry
-from streams.feed import Feed, Stretch
-from streams.fetch import Fetcher
-from streams.log import LogReader
-from streams.partitioner import partition_of
-from streams.pool import DecodePool
-from streams.process import die, require_topics
-from streams.producer import DeliveringProducer
+from streams.fetching.fetch import Fetcher
+from streams.kafka.dead_letters import dead_letter
+from streams.kafka.log import LogReader
+from streams.kafka.partitioner import partition_of
+from streams.kafka.producer import DeliveringProducer
+from streams.kafka.topics import HASHER_GROUP, LOG_CONTENT_TYPE
 from streams.settings import Settings
-from streams.topics import HASHER_GROUP, LOG_CONTENT_TYPE
-from streams.transport import build_app
-from streams.worker import add_agent, run
 
 logger = logging.getLogger(__name__)
 

@@ -26,7 +26,6 @@ from schemas.codec import decode_question, encode_json
 from schemas.reasons import Rejection
 from schemas.records import MatchAnswered, Question
 from schemas.topics import IMAGE_MATCHED, INDEX_LOG, MATCH_ANSWERED, MATCH_ASKED
-from streams.dead_letters import dead_letter
 from streams.delivery import (
     Deliver,
     Outgoing,
@@ -35,19 +34,20 @@ from streams.delivery import (
     commit_group,
     nothing_to_apply,
 )
+from streams.engine.feed import Feed, Log, Stretch
+from streams.engine.process import require_topics
+from streams.engine.transport import build_app
+from streams.engine.worker import add_agent, run
 from streams.entry import LogEntry
 from streams.errors import RetryableError
-from streams.feed import Feed, Log, Stretch
 from streams.index.partition import Arrival, PartitionIndex
 from streams.index.store import Row
-from streams.kafka_client import topic_id
-from streams.log import LogReader
-from streams.process import require_topics
-from streams.producer import DeliveringProducer
+from streams.kafka.client import topic_id
+from streams.kafka.dead_letters import dead_letter
+from streams.kafka.log import LogReader
+from streams.kafka.producer import DeliveringProducer
+from streams.kafka.topics import MATCHER_GROUP
 from streams.settings import Settings
-from streams.topics import MATCHER_GROUP
-from streams.transport import build_app
-from streams.worker import add_agent, run
 
 logger = logging.getLogger(__name__)
 

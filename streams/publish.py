@@ -25,7 +25,7 @@ from schemas.topics import (
     dead_letter_topic_name,
 )
 from streams.errors import MisconfiguredError, RetryableError
-from streams.kafka_client import direct_consumer, producer
+from streams.kafka.client import direct_consumer, producer
 from streams.settings import Settings
 
 Ended = ImageMatched | str

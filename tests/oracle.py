@@ -58,11 +58,11 @@ from schemas.topics import (
 )
 from streams.entry import LogEntry
 from streams.index.partition import PartitionIndex
-from streams.kafka_client import committed_offset
-from streams.log import LogReader
-from streams.partitioner import partition_of
+from streams.kafka.client import committed_offset
+from streams.kafka.log import LogReader
+from streams.kafka.partitioner import partition_of
+from streams.kafka.topics import GROUP_TOPICS, HASHER_GROUP
 from streams.settings import Settings
-from streams.topics import GROUP_TOPICS, HASHER_GROUP
 
 Kind = Literal[
     "lost",  # neither an outcome nor a dead letter

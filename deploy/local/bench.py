@@ -30,11 +30,11 @@ from deploy.local.stack import COMMAND
 from schemas.codec import encode_json, encode_log
 from schemas.records import Fingerprint, Hashed, ImageIngested, View
 from schemas.topics import IMAGE_INGESTED, IMAGE_MATCHED, INDEX_LOG
-from streams.kafka_client import committed_offset, producer
-from streams.log import LogReader
-from streams.partitioner import partition_of
+from streams.kafka.client import committed_offset, producer
+from streams.kafka.log import LogReader
+from streams.kafka.partitioner import partition_of
+from streams.kafka.topics import HASHER_GROUP, MATCHER_GROUP
 from streams.settings import Settings
-from streams.topics import HASHER_GROUP, MATCHER_GROUP
 
 SEED = 1
 PARTITIONS = 4

@@ -28,7 +28,7 @@ from deploy.local.bench import (
 )
 from schemas.topics import INDEX_LOG
 from streams.api import keys
-from streams.topics import MATCHER_GROUP
+from streams.kafka.topics import MATCHER_GROUP
 
 PICTURES = 200
 STEADY_RATE = 20

@@ -16,7 +16,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 from schemas.codec import Headers, cloudevents_headers, encode_json, event_id
 from schemas.records import ImageIngested, ImageMatched, ImageRemoved
 from schemas.topics import IMAGE_INGESTED, IMAGE_MATCHED, IMAGE_REMOVED, dead_letter_topic_name
-from streams.kafka_client import direct_consumer, producer
+from streams.kafka.client import direct_consumer, producer
 from streams.settings import Settings
 
 ANSWER_SECONDS: Final = 30.0

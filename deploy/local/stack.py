@@ -39,9 +39,9 @@ from deploy.local.broker import (
     ExternalBroker,
 )
 from streams.errors import CheckDedupError
-from streams.kafka_client import admin_client
+from streams.kafka.client import admin_client
+from streams.kafka.topics import GROUP_TOPICS
 from streams.settings import Settings
-from streams.topics import GROUP_TOPICS
 
 COMMAND: Final = Path(sys.executable).with_name("check-dedup")
 DEFAULT_PORT: Final = 9092

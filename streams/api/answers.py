@@ -22,11 +22,11 @@ from schemas.records import AskCanary, Hashed, MatchAnswered, MatchSettings, Que
 from schemas.topics import INDEX_LOG, MATCH_ANSWERED, MATCH_ASKED
 from streams.delivery import Deliver, Outgoing
 from streams.errors import RetryableError
-from streams.kafka_client import classified, direct_consumer
-from streams.log import LogReader
-from streams.partitioner import partition_of
+from streams.kafka.client import classified, direct_consumer
+from streams.kafka.log import LogReader
+from streams.kafka.partitioner import partition_of
+from streams.kafka.topics import LOG_CONTENT_TYPE
 from streams.settings import Settings
-from streams.topics import LOG_CONTENT_TYPE
 
 logger = logging.getLogger(__name__)
 

@@ -34,11 +34,11 @@ from streams.api.limits import Guest, Rates, Room
 from streams.api.problems import ProblemError
 from streams.api.requests import ENVELOPE_LIMIT_BYTES, match_request
 from streams.api.service import IDEMPOTENCY_KEY, Service, Times
+from streams.decoding.pool import DecodePool
+from streams.engine.process import die, require_topics
 from streams.errors import MisconfiguredError, RetryableError
-from streams.fetch import Fetcher
-from streams.pool import DecodePool
-from streams.process import die, require_topics
-from streams.producer import DeliveringProducer
+from streams.fetching.fetch import Fetcher
+from streams.kafka.producer import DeliveringProducer
 from streams.settings import Settings
 
 logger = logging.getLogger(__name__)

@@ -44,7 +44,7 @@ from streams.api.server import Api
 from streams.api.service import Service
 from streams.delivery import Outgoing
 from streams.errors import RetryableError
-from streams.partitioner import partition_of
+from streams.kafka.partitioner import partition_of
 from streams.settings import Settings
 
 PLACE = Position(0, 9)

@@ -31,10 +31,10 @@ from confluent_kafka import ConsumerGroupState, KafkaException
 from deploy.local.broker import Broker
 from schemas.topics import INDEX_LOG
 from streams.errors import RetryableError
-from streams.kafka_client import admin_client, committed_offset, producer, topic_id
-from streams.log import LogReader
+from streams.kafka.client import admin_client, committed_offset, producer, topic_id
+from streams.kafka.log import LogReader
+from streams.kafka.topics import GROUP_TOPICS, HASHER_GROUP, MATCHER_GROUP
 from streams.settings import Settings
-from streams.topics import GROUP_TOPICS, HASHER_GROUP, MATCHER_GROUP
 from tests.faults.traffic import Event, traffic
 from tests.oracle import (
     GroupPartition,
@@ -58,7 +58,7 @@ STOP_SECONDS: Final = 40.0
 SETTLE_SECONDS: Final = 120.0
 MEMBERS_SECONDS: Final = 60.0
 LOG_TAIL_LINES: Final = 15
-CHILD: Final = "streams.pool_child"
+CHILD: Final = "streams.decoding.pool_child"
 # A process that starts while the broker is away may say so and end; one that is asked to stop this
 # early may not have heard it.
 STARTING_SECONDS: Final = 15.0

@@ -15,7 +15,7 @@ import pytest
 from schemas.codec import encode_json
 from schemas.records import ImageIngested
 from schemas.topics import IMAGE_INGESTED, IMAGE_MATCHED, IMAGE_REMOVED
-from streams.kafka_client import producer
+from streams.kafka.client import producer
 from tests.faults.harness import (
     ROOT,
     SESSION_TIMEOUT_SECONDS,

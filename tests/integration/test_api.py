@@ -27,7 +27,7 @@ from schemas.codec import decode_log
 from schemas.records import Hashed
 from schemas.topics import INDEX_LOG, MEBIBYTE
 from streams.api import keys
-from streams.log import LogReader
+from streams.kafka.log import LogReader
 from streams.settings import Settings
 
 COMMAND: Final = Path(sys.executable).with_name("check-dedup")

@@ -18,8 +18,8 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined] # its stubs ex
 from deploy.local.broker import Broker
 from deploy.local.stack import Stack, without_settings
 from schemas.topics import IMAGE_MATCHED, INDEX_LOG, TOPICS
-from streams.kafka_client import admin_client
-from streams.topics import GROUP_TOPICS
+from streams.kafka.client import admin_client
+from streams.kafka.topics import GROUP_TOPICS
 from tests.integration.pictures import photograph_file
 
 ANSWER_SECONDS = 30.0

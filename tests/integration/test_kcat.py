@@ -18,8 +18,8 @@ from deploy.local.client import Client
 from deploy.local.stack import Stack
 from schemas.publish import DIRECTORY
 from schemas.topics import IMAGE_INGESTED, IMAGE_MATCHED
-from streams.kafka_client import producer
-from streams.partitioner import partition_of
+from streams.kafka.client import producer
+from streams.kafka.partitioner import partition_of
 from tests.integration.pictures import copy_file, photograph_file
 
 ANSWER_SECONDS = 30.0

@@ -13,9 +13,9 @@ from confluent_kafka.admin import NewTopic  # type: ignore[attr-defined] # its s
 from deploy.local.broker import Broker, ExternalBroker
 from streams.entry import LogEntry
 from streams.errors import CorruptStateError, RetryableError
-from streams.kafka_client import admin_client, producer
-from streams.log import BATCH_RECORDS, LogReader
-from streams.partitioner import partition_of
+from streams.kafka.client import admin_client, producer
+from streams.kafka.log import BATCH_RECORDS, LogReader
+from streams.kafka.partitioner import partition_of
 from streams.settings import Settings
 
 # Of 20 KB each, this is more than the reader reads ahead: it has to come back to the broker.

@@ -12,7 +12,7 @@ from deploy.local.stack import Stack
 from schemas.codec import decode_log, event_id
 from schemas.records import CheckIds, ImageIngested, ImageMatched, Removed
 from schemas.topics import IMAGE_MATCHED, IMAGE_REMOVED, INDEX_LOG, dead_letter_topic_name
-from streams.partitioner import partition_of
+from streams.kafka.partitioner import partition_of
 from tests.integration.pictures import copy_file, photograph_file, written
 from tests.unit.agents.pictures import shipped
 

@@ -87,8 +87,8 @@ def test_stopping_leaves_nothing_and_starting_again_changes_nothing(ready: Stack
 # On this machine 127.0.0.2 plays a host of the Internet; all other addresses are what they are.
 PUBLIC = "127.0.0.2"
 HASHER_WITH_A_PUBLIC_HOST = f"""
-from streams import fetch
-from streams.cli import main
+from streams.fetching import fetch
+from streams.cli.main import main
 
 is_public = fetch.is_public
 fetch.is_public = lambda address: address == {PUBLIC!r} or is_public(address)

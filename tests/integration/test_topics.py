@@ -25,11 +25,11 @@ from deploy.local.broker import Broker
 from schemas.codec import decode_log, encode_log
 from schemas.records import MatchSettings, Removed, Source
 from schemas.topics import IMAGE_INGESTED, IMAGE_MATCHED, INDEX_LOG, MATCH_ASKED, TOPICS
-from streams import topics
 from streams.entry import LogEntry
 from streams.errors import MisconfiguredError, RetryableError
-from streams.kafka_client import admin_client, producer, topic_id
-from streams.log import LogReader
+from streams.kafka import topics
+from streams.kafka.client import admin_client, producer, topic_id
+from streams.kafka.log import LogReader
 from streams.settings import Settings
 
 PARTITIONS = 3

@@ -53,8 +53,8 @@ from schemas.topics import (
 )
 from streams.entry import LogEntry
 from streams.index.partition import PartitionIndex
-from streams.partitioner import partition_of
-from streams.topics import GROUP_TOPICS, HASHER_GROUP, MATCHER_GROUP
+from streams.kafka.partitioner import partition_of
+from streams.kafka.topics import GROUP_TOPICS, HASHER_GROUP, MATCHER_GROUP
 from tests.oracle import (
     GroupPartition,
     History,

@@ -8,12 +8,12 @@ from typing import Any, Self, cast
 import faust
 import pytest
 
-from streams import feed as feed_module
 from streams.delivery import TopicPartition
+from streams.engine import feed as feed_module
+from streams.engine.feed import Feed, Stretch
+from streams.engine.transport import App
 from streams.entry import LogEntry
 from streams.errors import CorruptStateError, MisconfiguredError, RetryableError
-from streams.feed import Feed, Stretch
-from streams.transport import App
 
 TOPIC = "index-log"
 PARTITION = TopicPartition(TOPIC, 0)

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 from schemas.reasons import Rejection
-from streams import fetch, host_limits
-from streams.addresses import is_public
 from streams.errors import RetryableError
-from streams.fetch import Fetcher
+from streams.fetching import fetch, host_limits
+from streams.fetching.addresses import is_public
+from streams.fetching.fetch import Fetcher
 from streams.settings import Settings
 
 SETTINGS = Settings(

@@ -9,10 +9,10 @@ from schemas.reasons import Rejection
 from schemas.records import Fingerprint, Hashed, ImageIngested, ImageRemoved, Removed, Source
 from schemas.topics import IMAGE_INGESTED, IMAGE_REMOVED, INDEX_LOG
 from streams.delivery import Outgoing, TopicPartition, Watermarks
+from streams.engine.feed import Stretch
 from streams.entry import LogEntry
-from streams.feed import Stretch
 from streams.hasher import Budget, Hasher
-from streams.partitioner import partition_of
+from streams.kafka.partitioner import partition_of
 from streams.settings import Settings
 
 PICTURES = TopicPartition(IMAGE_INGESTED, 2)

@@ -21,9 +21,9 @@ from schemas.records import (
 from schemas.topics import IMAGE_MATCHED, INDEX_LOG, MATCH_ANSWERED, MATCH_ASKED
 from streams import matcher as matcher_module
 from streams.delivery import Outgoing, TopicPartition, Watermarks
+from streams.engine.feed import Stretch
 from streams.entry import LogEntry
 from streams.errors import RetryableError
-from streams.feed import Stretch
 from streams.matcher import Matcher
 from streams.settings import Settings
 

@@ -6,7 +6,7 @@ from aiokafka.partitioner import murmur2 as murmur2_of_aiokafka
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.partitioner import murmur2, partition_of
+from streams.kafka.partitioner import murmur2, partition_of
 
 
 @given(st.binary(max_size=100))

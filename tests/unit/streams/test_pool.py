@@ -18,8 +18,8 @@ import pytest
 
 from schemas import reasons
 from schemas.reasons import Rejection
+from streams.decoding.pool import DecodePool, _Records
 from streams.errors import RetryableError
-from streams.pool import DecodePool, _Records
 from streams.settings import Settings
 
 SETTINGS = Settings(decode_processes=2, pixel_limit=1_000_000)
@@ -279,7 +279,7 @@ async def test_children_die_with_their_parent(job: str, tmp_path: Path) -> None:
     """`kill -9` of the worker leaves nobody behind, neither idle nor in the midst of a job."""
     code = f"""
 import asyncio, pathlib, time
-from streams.pool import DecodePool, _Records
+from streams.decoding.pool import DecodePool, _Records
 from streams.settings import Settings
 async def main():
     async with DecodePool(Settings(), modules=()) as pool:

@@ -18,10 +18,10 @@ import faust
 
 from schemas.topics import MEBIBYTE
 from streams.delivery import TopicPartition
+from streams.engine.transport import App
 from streams.entry import LogEntry
 from streams.errors import CorruptStateError, MisconfiguredError, RetryableError
-from streams.topics import EXPIRING_TOPICS
-from streams.transport import App
+from streams.kafka.topics import EXPIRING_TOPICS
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class _Position:
 
 
 class Log(Protocol):
-    """What a feed asks of its topic; `streams.log.LogReader` is one."""
+    """What a feed asks of its topic; `streams.kafka.log.LogReader` is one."""
 
     def watermarks(self, partition: int, /) -> tuple[int, int]:
         """Give a partition's first offset and the one after its last."""

@@ -36,8 +36,8 @@ from schemas.codec import (
 from schemas.records import LogRecord, MatchSettings
 from schemas.topics import IMAGE_INGESTED, IMAGE_REMOVED, INDEX_LOG, MATCH_ASKED, TOPICS
 from streams.errors import MisconfiguredError, RetryableError
-from streams.kafka_client import admin_client, classified, producer
-from streams.log import LogReader
+from streams.kafka.client import admin_client, classified, producer
+from streams.kafka.log import LogReader
 from streams.settings import Settings
 
 HASHER_GROUP: Final = "check-dedup-hasher"

@@ -1,171 +1,31 @@
-"""The command line: `check-dedup --help`.
+"""Pictures by hand: publish them, see their fingerprints, compare two, evaluate a collection."""
 
-Each command reads the settings, calls one function of the product and prints what it gives. An
-error that has a name is printed as one line and ends with exit code 1; with the wrong words on
-the command line it is 2. Heavy imports are inside the commands: `--help` answers at once.
-"""
-
-import contextlib
 import json
-import logging
-import sys
-import time
 import uuid
-from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
-from rich.console import Console
-from rich.padding import Padding
 from rich.table import Table
-from rich.text import Text
 
-from streams.errors import CheckDedupError
-from streams.settings import Settings, declarations
+from streams.cli.session import out, session
+from streams.settings import Settings
 
 if TYPE_CHECKING:
     from schemas.records import Fingerprint, ImageMatched, Match
     from streams.publish import Ended
 
-app = typer.Typer(
-    name="check-dedup",
-    help="Image deduplication for Check: have we seen this picture before, which one, how sure?",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-topics_app = typer.Typer(help="The topics on the broker.", no_args_is_help=True)
-keys_app = typer.Typer(help="The keys of the API.", no_args_is_help=True)
-bench_app = typer.Typer(help="Measure, with a peer in the same run.", no_args_is_help=True)
-app.add_typer(topics_app, name="topics")
-app.add_typer(keys_app, name="keys")
-app.add_typer(bench_app, name="bench")
 
-out = Console()
+def add_to(app: typer.Typer) -> None:
+    """Add these commands to the program."""
+    app.command()(publish)
+    app.command("fingerprint")(show_fingerprint)
+    app.command()(compare)
+    app.command()(evaluate)
 
 
-@app.command()
-def hasher() -> None:
-    """Run a hasher: fetch and hash pictures, append them to index-log. Any number may run."""
-    with _settings(logs=True) as settings:
-        from streams.hasher import run_hasher
-
-        run_hasher(settings)
-
-
-@app.command()
-def matcher() -> None:
-    """Run a matcher: answer each picture of index-log from an index on local disk."""
-    with _settings(logs=True) as settings:
-        from streams.matcher import run_matcher
-
-        run_matcher(settings)
-
-
-@app.command()
-def api() -> None:
-    """Run an API server: POST /v1/match/ over HTTP. Any number may run."""
-    with _settings(logs=True) as settings:
-        from streams.api.server import run_api
-
-        run_api(settings)
-
-
-@keys_app.command("create")
-def create_key(
-    workspace: Annotated[str, typer.Option(help="Whose pictures the key is for.")],
-    right: Annotated[
-        list[str],
-        typer.Option(help="match, read or admin (all); give it again for another right."),
-    ],
-) -> None:
-    """Make an API key and print it, this once; the file keeps only a salted hash."""
-    with _settings() as settings:
-        from streams.api import keys
-
-        now_ms = time.time_ns() // 1_000_000
-        typer.echo(keys.create(settings.keys_file, workspace, right, now_ms=now_ms))
-
-
-@keys_app.command("list")
-def list_keys() -> None:
-    """List the API keys: id, workspace, rights, and when each was made."""
-    with _settings() as settings:
-        from streams.api import keys
-
-        table = Table(box=None, header_style="bold", pad_edge=False)
-        for heading in ("id", "made", "rights", "workspace"):
-            table.add_column(heading, overflow="fold")
-        for key in keys.read(settings.keys_file):
-            made = datetime.fromtimestamp(key.created_at_ms // 1000, UTC).isoformat()
-            table.add_row(key.id, made, " ".join(key.rights), Text(key.workspace))
-        out.print(table)
-
-
-@keys_app.command("revoke")
-def revoke_key(identifier: Annotated[str, typer.Argument(help="The id, as listed.")]) -> None:
-    """Revoke an API key; running servers refuse it from their next request on."""
-    with _settings() as settings:
-        from streams.api import keys
-
-        if not keys.revoke(settings.keys_file, identifier):
-            typer.echo(f"error: there is no key {identifier}", err=True)
-            raise typer.Exit(1)
-        out.print(f"{identifier} is revoked")
-
-
-@app.command("settings")
-def show_settings() -> None:
-    """Print every setting: environment variable, value, unit, default and meaning."""
-    with _settings() as settings:
-        for declared in declarations():
-            value, default = str(getattr(settings, declared.name)), str(declared.default)
-            changed = f" (default {default or 'empty'})" if value != default else ""
-            unit = f" {declared.unit}" if declared.unit else ""
-            line = f"{declared.variable} = {value or 'empty'}{unit}{changed}"
-            out.print(line, style="bold", highlight=False, markup=False, soft_wrap=True)
-            out.print(Padding(declared.meaning, (0, 0, 1, 4)), highlight=False, markup=False)
-
-
-@topics_app.command("create")
-def create_topics() -> None:
-    """Make every topic, first settings record and first offset that is not there yet."""
-    with _settings() as settings:
-        from agents.decide import default_match_settings
-        from streams import topics
-
-        created = topics.create(
-            settings,
-            default_match_settings(settings.partitions),
-            clock_ms=lambda: time.time_ns() // 1_000_000,
-            new_key=lambda: uuid.uuid4().hex,
-        )
-        for name in created.topics:
-            out.print(f"created {name}")
-        out.print(
-            f"{len(created.topics)} topics made, settings written into {len(created.settings)} "
-            f"partitions of index-log, {len(created.offsets)} first offsets committed"
-        )
-
-
-@topics_app.command("check")
-def check_topics() -> None:
-    """Hold the broker's topics against their declarations; exit 1 where they differ."""
-    with _settings() as settings:
-        from streams import topics
-
-        problems = topics.check(settings)
-        for problem in problems:
-            out.print(problem, style="red", highlight=False, soft_wrap=True)
-        if problems:
-            raise typer.Exit(1)
-        out.print("all topics are as declared")
-
-
-@app.command()
 def publish(
     paths: Annotated[list[str], typer.Argument(help="Picture files, folders of them, or URLs.")],
     workspace: Annotated[str, typer.Option(help="Whose pictures these are.")],
@@ -174,7 +34,7 @@ def publish(
     timeout_seconds: Annotated[float, typer.Option(help="How long to wait.")] = 60.0,
 ) -> None:
     """Publish pictures to image-ingested, as Check does; each under a fresh image id."""
-    with _settings() as settings:
+    with session() as settings:
         from streams.publish import Publication, events_of, short_names
 
         events = events_of(paths, workspace, unique=lambda: uuid.uuid4().hex)
@@ -197,12 +57,11 @@ def publish(
             raise typer.Exit(1)
 
 
-@app.command("fingerprint")
 def show_fingerprint(
     file: Annotated[Path, typer.Argument(help="A picture.", exists=True, dir_okay=False)],
 ) -> None:
     """Print a picture's fingerprint as JSON."""
-    with _settings() as settings:
+    with session() as settings:
         found = _fingerprint(file, settings)
         views = [
             {
@@ -226,7 +85,6 @@ def show_fingerprint(
         out.print_json(json.dumps(described))
 
 
-@app.command()
 def compare(
     first: Annotated[Path, typer.Argument(help="A picture.", exists=True, dir_okay=False)],
     second: Annotated[Path, typer.Argument(help="A later one.", exists=True, dir_okay=False)],
@@ -237,7 +95,7 @@ def compare(
     ] = None,
 ) -> None:
     """Say whether, and why, the product relates two pictures (with its default settings)."""
-    with _settings() as settings:
+    with session() as settings:
         from agents.decide import default_match_settings
         from streams.evaluation import page
         from streams.evaluation.compare import compare as compare_pictures
@@ -256,7 +114,6 @@ def compare(
             page_file.write_text(page.document(found.explanation, parts), encoding="utf-8")
 
 
-@app.command()
 def evaluate(
     images: Annotated[Path, typer.Option(help="A folder.", exists=True, file_okay=False)],
     pairs: Annotated[
@@ -267,7 +124,7 @@ def evaluate(
     page_file: Annotated[Path | None, typer.Option("--html", help="Write a page.")] = None,
 ) -> None:
     """Relate all pictures of a folder to each other; count what was found, missed and false."""
-    with _settings() as settings:
+    with session() as settings:
         from rich.progress import Progress
 
         from agents.decide import default_match_settings
@@ -293,22 +150,6 @@ def evaluate(
             json_file.write_bytes(msgspec.json.format(msgspec.json.encode(result)))
         if page_file is not None:
             page_file.write_text(page.evaluation(images, result), encoding="utf-8")
-
-
-@bench_app.command("search")
-def bench_search(
-    codes: Annotated[int, typer.Option(help="Codes in the index, ten a picture.")] = 1_000_000,
-    queries: Annotated[int, typer.Option(help="Pictures asked for.")] = 200,
-    radius: Annotated[int, typer.Option(help="Search radius in bits.", min=0, max=16)] = 8,
-    kind: Annotated[Literal["uniform", "skewed"], typer.Option(help="Of codes.")] = "uniform",
-    seed: Annotated[int, typer.Option(help="Of the random codes.")] = 1,
-) -> None:
-    """Search alone: ours against FAISS IndexBinaryFlat on the same codes, one thread each."""
-    with _settings():
-        from streams.index import bench
-
-        report = bench.run(codes=codes, queries=queries, radius=radius, seed=seed, kind=kind)
-        typer.echo(str(report))
 
 
 def outcome_table(names: Mapping[str, str], ended: Mapping[str, "Ended"]) -> Table:
@@ -360,24 +201,6 @@ def _why_none(outcome: "ImageMatched") -> str:
     return "too plain to compare" if outcome.low_information else ""
 
 
-@contextlib.contextmanager
-def _settings(*, logs: bool = False) -> Iterator[Settings]:
-    """Read the settings; turn errors that have a name into one line and exit code 1."""
-    try:
-        settings = Settings.from_environment()
-        logging.basicConfig(
-            level=settings.log_level if logs else logging.ERROR,
-            format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-            stream=sys.stderr,
-        )
-        for library in ("faust", "mode", "aiokafka", "streams.transport"):
-            logging.getLogger(library).setLevel(max(logging.getLogger().level, logging.WARNING))
-        yield settings
-    except CheckDedupError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from error
-
-
 def _fingerprint(file: Path, settings: Settings) -> "Fingerprint":
     from agents.decode import DecodeLimits
     from agents.fingerprint import fingerprint
@@ -388,8 +211,3 @@ def _fingerprint(file: Path, settings: Settings) -> "Fingerprint":
         typer.echo(f"error: {file}: {found.reason}: {REASONS[found.reason]}", err=True)
         raise typer.Exit(1)
     return found
-
-
-def main() -> None:
-    """Run the command line."""
-    app()

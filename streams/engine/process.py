@@ -5,8 +5,8 @@ import os
 import sys
 from typing import Never
 
-from streams import topics
 from streams.errors import CheckDedupError, MisconfiguredError
+from streams.kafka import topics
 from streams.settings import Settings
 
 logger = logging.getLogger(__name__)

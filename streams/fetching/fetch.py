@@ -24,9 +24,9 @@ from aiohttp.http import HttpProcessingError
 from yarl import URL
 
 from schemas.reasons import Reason, Rejection
-from streams.addresses import is_public
 from streams.errors import RetryableError
-from streams.host_limits import FailingHosts, Shares
+from streams.fetching.addresses import is_public
+from streams.fetching.host_limits import FailingHosts, Shares
 from streams.settings import Settings
 
 logger = logging.getLogger(__name__)

@@ -1,6 +1,6 @@
 """How much of our fetching one host and one workspace get, and when a host gets none.
 
-Called by `streams.fetch` only. In memory, for this process; nothing here touches the network.
+Called by `streams.fetching.fetch` only. In memory, for this process; no network.
 """
 
 import asyncio

@@ -2,7 +2,7 @@
 
 Stock Faust commits past work that is not durable (a raising agent, a failed produce, an
 out-of-order ack each do it). Here its part is agents and group membership; what is committed
-are the watermarks of `streams.delivery`, and what it delivers is checked by `streams.feed`.
+are the watermarks of `streams.delivery`, and what it delivers is checked by `streams.engine.feed`.
 """
 
 import asyncio
@@ -49,7 +49,7 @@ class WatermarkConsumer(driver.Consumer):
 
         A commit while the group forms anew would be refused, and make it form once more.
         """
-        # Events are acknowledged on arrival (`streams.feed`); the lists must not grow for ever.
+        # The feed acknowledges events on arrival; the lists must not grow for ever.
         self._acked.clear()
         self._acked_index.clear()
         app = cast("App", self.app)

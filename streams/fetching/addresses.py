@@ -1,6 +1,6 @@
 """Which IP addresses are of the Internet, and which lead inside.
 
-Called by `streams.fetch` for every address before it is connected to. Pure.
+Called by `streams.fetching.fetch` for every address before it is connected to. Pure.
 """
 
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address

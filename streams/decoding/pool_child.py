@@ -1,8 +1,9 @@
-"""A child of `streams.pool.DecodePool`: runs one job after the other until its pipe is closed.
+"""A child of `streams.decoding.pool.DecodePool`: one job after the other until its pipe closes.
 
-Started as `python -m streams.pool_child PARENT MEMORY_BYTES MODULE...`. Jobs come in on standard
-input as pickles of `(function, arguments)`, answers go out on standard output as a length and a
-pickle. Whatever a job raises ends the process: what is left of its memory is not to be trusted.
+Started as `python -m streams.decoding.pool_child PARENT MEMORY_BYTES MODULE...`. Jobs come in on
+standard input as pickles of `(function, arguments)`, answers go out on standard output as a length
+and a pickle. Whatever a job raises ends the process: what is left of its memory is not to be
+trusted.
 """
 
 import ctypes

@@ -12,7 +12,7 @@ from confluent_kafka import KafkaError, Message
 
 from streams.delivery import Outgoing
 from streams.errors import RetryableError
-from streams.kafka_client import producer
+from streams.kafka.client import producer
 from streams.settings import Settings
 
 _POLL_SECONDS = 0.1

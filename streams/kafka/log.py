@@ -16,7 +16,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from streams.entry import LogEntry
 from streams.errors import CorruptStateError, RetryableError
-from streams.kafka_client import classified, committed_offset, direct_consumer
+from streams.kafka.client import classified, committed_offset, direct_consumer
 from streams.settings import Settings
 
 # The largest log record is below 10 KB (tests/contract), so a batch stays below 10 MB. Measured,

@@ -11,8 +11,8 @@ from typing import Any, Never, cast
 
 import faust
 
-from streams.process import die
-from streams.transport import App, source_topic
+from streams.engine.process import die
+from streams.engine.transport import App, source_topic
 
 Body = Callable[[faust.Stream[Any]], Awaitable[None]]
 

@@ -25,8 +25,8 @@ from msgspec import Struct
 
 from schemas.reasons import Rejection
 from schemas.topics import MEBIBYTE
+from streams.decoding.pool_child import LENGTH_BYTES
 from streams.errors import RetryableError
-from streams.pool_child import LENGTH_BYTES
 from streams.settings import Settings
 
 T = TypeVar("T")
@@ -181,7 +181,13 @@ class _Child:
         for _ in range(_START_ATTEMPTS):
             await self._end()
             self._process = process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "streams.pool_child", str(os.getpid()), *self._arguments),
+                *(
+                    sys.executable,
+                    "-m",
+                    "streams.decoding.pool_child",
+                    str(os.getpid()),
+                    *self._arguments,
+                ),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 env=kept | _ONE_THREAD,

@@ -1,0 +1,35 @@
+"""The three processes."""
+
+import typer
+
+from streams.cli.session import session
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add these commands to the program."""
+    for command in (hasher, matcher, api):
+        app.command()(command)
+
+
+def hasher() -> None:
+    """Run a hasher: fetch and hash pictures, append them to index-log. Any number may run."""
+    with session(logs=True) as settings:
+        from streams.hasher import run_hasher
+
+        run_hasher(settings)
+
+
+def matcher() -> None:
+    """Run a matcher: answer each picture of index-log from an index on local disk."""
+    with session(logs=True) as settings:
+        from streams.matcher import run_matcher
+
+        run_matcher(settings)
+
+
+def api() -> None:
+    """Run an API server: POST /v1/match/ over HTTP. Any number may run."""
+    with session(logs=True) as settings:
+        from streams.api.server import run_api
+
+        run_api(settings)

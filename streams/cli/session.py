@@ -1,0 +1,37 @@
+"""What every command does first and last: read the settings, and tell an error by its name.
+
+An error that has a name is printed as one line and ends with exit code 1; with the wrong words on
+the command line it is 2.
+"""
+
+import contextlib
+import logging
+import sys
+from collections.abc import Iterator
+from typing import Final
+
+import typer
+from rich.console import Console
+
+from streams.errors import CheckDedupError
+from streams.settings import Settings
+
+out: Final = Console()
+
+
+@contextlib.contextmanager
+def session(*, logs: bool = False) -> Iterator[Settings]:
+    """Read the settings; turn errors that have a name into one line and exit code 1."""
+    try:
+        settings = Settings.from_environment()
+        logging.basicConfig(
+            level=settings.log_level if logs else logging.ERROR,
+            format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+            stream=sys.stderr,
+        )
+        for library in ("faust", "mode", "aiokafka", "streams.engine.transport"):
+            logging.getLogger(library).setLevel(max(logging.getLogger().level, logging.WARNING))
+        yield settings
+    except CheckDedupError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from error

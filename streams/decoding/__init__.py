@@ -1,0 +1,1 @@
+"""Decoding pictures in processes that a hostile picture may kill."""

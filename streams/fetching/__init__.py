@@ -1,0 +1,1 @@
+"""Getting a picture's bytes from an address that a stranger chose."""

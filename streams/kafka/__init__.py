@@ -1,0 +1,1 @@
+"""Kafka through librdkafka: clients, topics, reading a partition, delivering, dead letters."""
