@@ -1,6 +1,7 @@
-"""Generate the JSON Schemas from the records: `python -m schemas.publish [--check]`.
+"""Generate the contract's documents from the records: `python -m schemas.publish [--check]`.
 
-Written to `schemas/json/`, one file per topic; a test fails when they are stale.
+JSON Schemas in `schemas/json/`, one file per topic, and `schemas/asyncapi.json`; a test fails when
+they are stale.
 """
 
 import inspect
@@ -11,9 +12,12 @@ from typing import Any
 
 import msgspec
 
+from schemas.asyncapi import asyncapi
 from schemas.topics import IMAGE_INGESTED, INLINE_PICTURE_LIMIT_BYTES, TOPICS
 
-DIRECTORY = Path(__file__).parent / "json"
+DIRECTORY = Path(__file__).parent
+# Of the contract: raised when a topic, record or header changes.
+CONTRACT_VERSION = "1.0.0"
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 # `contentEncoding` is only a remark to most validators; our decoder refuses anything else.
 BASE64 = r"^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?(?![\s\S])"
@@ -21,7 +25,7 @@ BASE64 = r"^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?(?![\s\S])
 
 def schemas() -> dict[str, dict[str, Any]]:
     """Give each topic's JSON Schema, by file name."""
-    documents: dict[str, dict[str, Any]] = {}
+    found: dict[str, dict[str, Any]] = {}
     for topic in TOPICS.values():
         if topic.record is None:
             continue
@@ -44,14 +48,21 @@ def schemas() -> dict[str, dict[str, Any]]:
                 "content": {"maxLength": -(-INLINE_PICTURE_LIMIT_BYTES // 3) * 4}
             }
         _complete(document)
-        documents[f"{topic.name}.v1.schema.json"] = document
-    return documents
+        found[f"{topic.name}.v1.schema.json"] = document
+    return found
+
+
+def documents() -> dict[str, str]:
+    """Give the text of every generated file, by its path below `schemas/`."""
+    found = {f"json/{name}": _text(document) for name, document in schemas().items()}
+    return found | {"asyncapi.json": _text(asyncapi(CONTRACT_VERSION))}
 
 
 def stale(directory: Path = DIRECTORY) -> list[str]:
-    """Name the files in `directory` that are missing, outdated or no topic's."""
-    wanted = {name: _text(document) for name, document in schemas().items()}
-    found = {path.name: path.read_text() for path in directory.glob("*.json")}
+    """Name the files below `directory` that are missing, outdated or no topic's."""
+    wanted = documents()
+    paths = (*directory.glob("json/*.json"), *directory.glob("*.json"))
+    found = {path.relative_to(directory).as_posix(): path.read_text() for path in paths}
     return sorted(
         name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)
     )
@@ -62,13 +73,13 @@ def main() -> int:
     if "--check" in sys.argv[1:]:
         names = stale()
         for name in names:
-            sys.stderr.write(f"stale: schemas/json/{name}; run python -m schemas.publish\n")
+            sys.stderr.write(f"stale: schemas/{name}; run python -m schemas.publish\n")
         return 1 if names else 0
-    DIRECTORY.mkdir(exist_ok=True)
-    for outdated in DIRECTORY.glob("*.json"):
+    (DIRECTORY / "json").mkdir(exist_ok=True)
+    for outdated in DIRECTORY.glob("json/*.json"):
         outdated.unlink()
-    for name, document in schemas().items():
-        (DIRECTORY / name).write_text(_text(document))
+    for name, text in documents().items():
+        (DIRECTORY / name).write_text(text)
     return 0
 
 

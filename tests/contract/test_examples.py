@@ -1,6 +1,7 @@
 """Every example says what it is by its place and name; decoder and JSON Schema agree with it."""
 
 import json
+import shutil
 import typing
 from collections.abc import Sequence
 from pathlib import Path
@@ -68,7 +69,7 @@ def accepted(topic: Topic, value: bytes) -> bool:
 
 def complaints(topic: Topic, value: bytes) -> list[str]:
     """Give what the published JSON Schema has against this value."""
-    schema = json.loads((DIRECTORY / f"{topic.name}.v1.schema.json").read_text())
+    schema = json.loads((DIRECTORY / "json" / f"{topic.name}.v1.schema.json").read_text())
     Draft202012Validator.check_schema(schema)
     return [error.message for error in Draft202012Validator(schema).iter_errors(json.loads(value))]
 
@@ -115,17 +116,17 @@ def test_no_orphans() -> None:
     assert found == {path for kind in ("valid", "invalid") for _, path in every(kind)}
 
 
-def test_schemas_are_fresh() -> None:
-    """The published JSON Schemas are those of the records, and there are no others."""
+def test_documents_are_fresh() -> None:
+    """The published documents are those of the records, and there are no others."""
     assert stale() == []
 
 
 def test_staleness_is_noticed(tmp_path: Path) -> None:
-    """An outdated, a missing and a surplus schema are each named."""
-    for path in DIRECTORY.glob("*.json"):
-        (tmp_path / path.name).write_text(path.read_text())
-    outdated, missing, *_ = sorted(tmp_path.glob("*.json"))
+    """An outdated, a missing and a surplus document are each named."""
+    shutil.copytree(DIRECTORY / "json", tmp_path / "json")
+    outdated, missing, *_ = sorted((tmp_path / "json").glob("*.json"))
     outdated.write_text("{}")
     missing.unlink()
-    (tmp_path / "surplus.v1.schema.json").write_text("{}")
-    assert stale(tmp_path) == sorted([outdated.name, missing.name, "surplus.v1.schema.json"])
+    (tmp_path / "json" / "surplus.v1.schema.json").write_text("{}")
+    named = [f"json/{name}" for name in (outdated.name, missing.name, "surplus.v1.schema.json")]
+    assert stale(tmp_path) == sorted(["asyncapi.json", *named])

@@ -69,7 +69,7 @@ def test_an_event_by_hand_and_its_outcome(
         publish(stack, workspace, image_id, content, tmp_path / "event.json")
         assert client.wait(lambda image_id=image_id: client.ended(image_id), WAIT_SECONDS)  # type: ignore[misc]
     outcomes = {record["key"]: record for record in read(stack, IMAGE_MATCHED, workspace)}
-    schema = json.loads((DIRECTORY / "image-matched.v1.schema.json").read_text())
+    schema = json.loads((DIRECTORY / "json" / "image-matched.v1.schema.json").read_text())
     for image_id in ids:
         jsonschema.validate(json.loads(outcomes[image_id]["payload"]), schema)
         flat = outcomes[image_id]["headers"]
