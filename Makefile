@@ -42,7 +42,8 @@ check: setup ## ruff, mypy and every test that needs no broker; before each comm
 	@$(MAKE) --keep-going lint types tests-without-broker
 
 tests-without-broker: setup
-	@$(BIN)/python -m pytest $(addprefix --ignore=,$(NEEDS_A_BROKER)) tests
+	@$(BIN)/python -m pytest --numprocesses auto --dist worksteal \
+		$(addprefix --ignore=,$(NEEDS_A_BROKER)) tests
 
 lint: setup ## ruff: rules and format
 	@$(BIN)/ruff check $(SOURCES)
