@@ -184,6 +184,14 @@ class Settings:
         unit="seconds",
         least=0.1,
     )
+    metrics_host: str = _setting(
+        "CHECK_DEDUP_METRICS_HOST",
+        "127.0.0.1",
+        "Address of `/metrics`, `/livez` and `/readyz`; 0.0.0.0 for all.",
+    )
+    metrics_port: int = _setting(
+        "CHECK_DEDUP_METRICS_PORT", 0, "Port of those; 0: they are not served.", least=0
+    )
     log_level: str = _setting("CHECK_DEDUP_LOG_LEVEL", "INFO", "DEBUG, INFO, WARNING or ERROR.")
 
     @classmethod

@@ -1,0 +1,1 @@
+"""What tells people and machines how the processes do: metrics, probes, logs, traces."""
