@@ -10,7 +10,7 @@ from typing import Final, Literal, Protocol, TypeVar
 import msgspec
 
 from agents.decide import decide, meet
-from agents.match_images import Index, Outcome, Row, earlier, related
+from agents.match_images import Finding, Index, Outcome, Row, findings, related
 from schemas.codec import cloudevents_headers, event_id
 from schemas.records import (
     AskExplain,
@@ -65,7 +65,7 @@ def told(
     index: AnsweringIndex[RowType], partition: int, outcome: Outcome[RowType], reply: ReplyAddress
 ) -> MatchAnswered:
     """Tell who sent a picture what it matches, as of the picture's own place in the log."""
-    answered = _within(index, partition, outcome.row, reply)
+    answered = _within(index, partition, outcome.row, reply, outcome.finding)
     decoded = msgspec.json.decode(outcome.value, type=ImageMatched)
     return msgspec.structs.replace(answered, outcome=decoded)
 
@@ -117,12 +117,17 @@ def answer_headers(answered: MatchAnswered, time_ms: int) -> tuple[tuple[str, by
 
 
 def _within(
-    index: AnsweringIndex[RowType], partition: int, row: RowType, reply: ReplyAddress
+    index: AnsweringIndex[RowType],
+    partition: int,
+    row: RowType,
+    reply: ReplyAddress,
+    finding: Finding[RowType] | None = None,
 ) -> MatchAnswered:
-    """Answer what a picture matches within a threshold."""
+    """Answer what a picture matches within a threshold; a finding that is known is not repeated."""
     settings = index.settings_at(row.ordinal)
-    (seen,) = earlier(index, [row], settings)
-    matches = [m for m in related(row.record, seen, settings) if m.score <= reply.threshold]
+    if finding is None:
+        (finding,) = findings(index, [row], settings)
+    matches = [match for match in finding.matches if match.score <= reply.threshold]
     closest = _closest(matches)
     return MatchAnswered(
         request_id=reply.request_id,
@@ -130,7 +135,7 @@ def _within(
         position=Position(partition, row.ordinal),
         closest_match=closest,
         matches=tuple(matches[:MATCHES_BOUND]),
-        nearest_miss=None if closest else _nearest_miss(row.record, seen, settings),
+        nearest_miss=None if closest else _nearest_miss(row.record, finding.seen, settings),
     )
 
 
@@ -190,7 +195,7 @@ def _known(
 
 def _known_image(index: AnsweringIndex[RowType], partition: int, row: RowType) -> KnownImage:
     settings = index.settings_at(row.ordinal)
-    (seen,) = earlier(index, [index.as_of_now(row)], settings)
+    (finding,) = findings(index, [index.as_of_now(row)], settings)
     record = row.record
     return KnownImage(
         sha256=record.fingerprint.sha256.hex(),
@@ -198,7 +203,7 @@ def _known_image(index: AnsweringIndex[RowType], partition: int, row: RowType) -
         ingested_at_ms=record.ingested_at_ms,
         position=Position(partition, row.ordinal),
         origin=record.origin,
-        matches=tuple(related(record, seen, settings)[:IMAGE_MATCHES_BOUND]),
+        matches=tuple(finding.matches[:IMAGE_MATCHES_BOUND]),
         check=record.check,
     )
 

@@ -4,7 +4,7 @@ Pure: the index is asked through a small protocol, and the same picture of the s
 same bytes whenever it is asked. Called by `streams.matcher` for each group of the log.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -61,12 +61,28 @@ class Index(Protocol[RowType]):
 
 
 @dataclass(frozen=True, slots=True)
+class Finding(Generic[RowType]):
+    """What a picture saw, oldest first, and its matches among that, best first."""
+
+    seen: Sequence[RowType]
+    matches: Sequence[Match]
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome(Generic[RowType]):
-    """The outcome for one picture, as it is delivered and stored."""
+    """The outcome for one picture, as it is delivered and stored.
+
+    `finding` is what it was made from; None where it was stored already.
+    """
 
     row: RowType
     value: bytes
-    fresh: bool
+    finding: Finding[RowType] | None
+
+    @property
+    def fresh(self) -> bool:
+        """Whether it is still to be stored."""
+        return self.finding is not None
 
     @property
     def key(self) -> bytes:
@@ -103,16 +119,21 @@ def outcomes(
     ordinals = sorted(set(firsts))
     stored = index.outcomes(ordinals)
     rows = index.rows(ordinals)
-    decided = _decide(index, partition, [row for row in rows if row.ordinal not in stored])
+    decided = {
+        row.ordinal: Outcome(row, encode_json(_outcome(row, partition, finding, settings)), finding)
+        for row, settings, finding in _decided(
+            index, partition, [row for row in rows if row.ordinal not in stored]
+        )
+    }
     return {
-        row.ordinal: Outcome(row, decided[row.ordinal], fresh=True)
-        if row.ordinal in decided
-        else Outcome(row, stored[row.ordinal], fresh=False)
+        row.ordinal: decided.get(row.ordinal) or Outcome(row, stored[row.ordinal], None)
         for row in rows
     }
 
 
-def _decide(index: Index[RowType], partition: int, rows: Sequence[RowType]) -> Mapping[int, bytes]:
+def _decided(
+    index: Index[RowType], partition: int, rows: Sequence[RowType]
+) -> Iterator[tuple[RowType, MatchSettings, Finding[RowType]]]:
     by_settings: dict[MatchSettings, list[RowType]] = {}
     for row in rows:
         settings = index.settings_at(row.ordinal)
@@ -122,22 +143,24 @@ def _decide(index: Index[RowType], partition: int, rows: Sequence[RowType]) -> M
                 f"{settings.decision_version} is in force, this program knows {DECISION_VERSION}"
             )
         by_settings.setdefault(settings, []).append(row)
-    return {
-        row.ordinal: encode_json(_outcome(row, partition, seen, settings))
-        for settings, asked in by_settings.items()
-        for row, seen in zip(asked, earlier(index, asked, settings), strict=True)
-    }
+    for settings, asked in by_settings.items():
+        for row, finding in zip(asked, findings(index, asked, settings), strict=True):
+            yield row, settings, finding
 
 
-def earlier(
+def findings(
     index: Index[RowType], rows: Sequence[RowType], settings: MatchSettings
-) -> list[list[RowType]]:
-    """Read what each picture saw, oldest first; each candidate's row is read once."""
+) -> list[Finding[RowType]]:
+    """Search and decide for each picture; each candidate's row is read once."""
     codes = [asked_codes(row.record.fingerprint) for row in rows]
     found = index.candidates(rows, codes, settings.radius, settings.candidates_bound)
     ordinals = sorted({ordinal for candidates in found for ordinal in candidates})
     read = dict(zip(ordinals, index.rows(ordinals), strict=True))
-    return [[read[ordinal] for ordinal in sorted(candidates)] for candidates in found]
+    seen = [[read[ordinal] for ordinal in sorted(candidates)] for candidates in found]
+    return [
+        Finding(earlier, related(row.record, earlier, settings))
+        for row, earlier in zip(rows, seen, strict=True)
+    ]
 
 
 def related(picture: Hashed, seen: Sequence[Row], settings: MatchSettings) -> list[Match]:
@@ -171,10 +194,9 @@ def related(picture: Hashed, seen: Sequence[Row], settings: MatchSettings) -> li
 
 
 def _outcome(
-    row: Row, partition: int, seen: Sequence[Row], settings: MatchSettings
+    row: RowType, partition: int, finding: Finding[RowType], settings: MatchSettings
 ) -> ImageMatched:
-    record = row.record
-    matches = related(record, seen, settings)
+    record, matches = row.record, finding.matches
     same_item = [match for match in matches if match.relation != "other_text"]
     fingerprint = record.fingerprint
     return ImageMatched(
