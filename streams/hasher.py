@@ -48,6 +48,7 @@ from streams.engine.transport import build_app
 from streams.engine.worker import add_agent, run
 from streams.entry import LogEntry
 from streams.fetching.fetch import Fetcher
+from streams.fetching.picture_bytes import PictureBytes
 from streams.kafka.dead_letters import dead_letter
 from streams.kafka.log import LogReader
 from streams.kafka.partitioner import partition_of
@@ -62,6 +63,9 @@ _BUFFERED_EVENTS = 16
 # Of events in work. An inline picture is there about three times: as the event, decoded from
 # base64, and on its way to a child.
 _IN_WORK_BYTES = 32 * MEBIBYTE
+# What an event takes that waits for its host, measured: 7 KB, a task most of it. Those of a dead
+# host are to be many before they hold up others, so the bytes bound them and not their number.
+_EVENT_BYTES = 8 * 1024
 
 
 def run_hasher(settings: Settings) -> Never:
@@ -69,12 +73,14 @@ def run_hasher(settings: Settings) -> Never:
     require_topics(settings)
     app = build_app(settings, HASHER_GROUP, buffered_events=_BUFFERED_EVENTS)
     pool = DecodePool(settings)
-    fetcher = Fetcher(settings)
+    picture_bytes = PictureBytes()
+    fetcher = Fetcher(settings, picture_bytes=picture_bytes)
     limits = DecodeLimits(pixels=settings.pixel_limit)
 
     async def hash_picture(content: bytes) -> Fingerprint | Rejection:
         timeout_seconds = settings.decode_timeout_seconds
-        return await pool.run(fingerprint, content, limits, timeout_seconds=timeout_seconds)
+        with picture_bytes.waiting(len(content)):
+            return await pool.run(fingerprint, content, limits, timeout_seconds=timeout_seconds)
 
     hasher = Hasher(
         settings,
@@ -144,7 +150,7 @@ class Hasher:
         for entry in stretch.entries:
             if not await window.enter(entry.offset):
                 return
-            size_bytes = len(entry.value or b"")
+            size_bytes = max(len(entry.value or b""), _EVENT_BYTES)
             await self._in_work.take(size_bytes)
             task = asyncio.create_task(self._picture(stretch.partition, entry, window))
             task.add_done_callback(partial(self._in_work.give_back, size_bytes))

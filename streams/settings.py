@@ -77,8 +77,9 @@ class Settings:
     )
     window_size: int = _setting(
         "CHECK_DEDUP_WINDOW_SIZE",
-        256,
-        "Most events of one partition that a hasher holds before the oldest is finished.",
+        4096,
+        "Most events of one partition that a hasher holds before the oldest is finished. Only "
+        "beyond them does a host that does not answer hold up others, until it is given up: 35 s.",
         least=1,
     )
     fetches_at_once: int = _setting(

@@ -38,6 +38,7 @@ from streams.decoding.pool import DecodePool
 from streams.engine.process import die, require_topics
 from streams.errors import MisconfiguredError, RetryableError
 from streams.fetching.fetch import Fetcher
+from streams.fetching.picture_bytes import PictureBytes
 from streams.kafka.producer import DeliveringProducer
 from streams.settings import Settings
 
@@ -83,16 +84,16 @@ async def _serve(settings: Settings) -> None:
     async with AsyncExitStack() as stack:
         stack.callback(deliver.close, 1.0)
         pool = await stack.enter_async_context(DecodePool(settings))
-        fetcher = await stack.enter_async_context(Fetcher(settings))
+        picture_bytes = PictureBytes()
+        fetcher = await stack.enter_async_context(Fetcher(settings, picture_bytes=picture_bytes))
         reader = AnswerReader(settings, answers.hear, die)
         await reader.start()
         stack.push_async_callback(reader.close)
         watching = asyncio.create_task(answers.watch())
         watching.add_done_callback(partial(_unless_cancelled, die))
         stack.callback(watching.cancel)
-        service = Service(
-            answers, fetch=fetcher.fetch, hash_picture=Hashing(settings, pool).hash_picture
-        )
+        hashing = Hashing(settings, pool, picture_bytes)
+        service = Service(answers, fetch=fetcher.fetch, hash_picture=hashing.hash_picture)
         api = Api(settings, service=service, answers=answers)
         runner = api.runner()
         await runner.setup()
@@ -124,9 +125,10 @@ class Hashing:
     begun is finished (it has a limit of its own); one that has not is given up.
     """
 
-    def __init__(self, settings: Settings, pool: DecodePool) -> None:
+    def __init__(self, settings: Settings, pool: DecodePool, picture_bytes: PictureBytes) -> None:
         """Take the pool; as many jobs begin at once as it has children."""
         self._pool = pool
+        self._bytes = picture_bytes
         self._limits = DecodeLimits(pixels=settings.pixel_limit)
         self._timeout_seconds = settings.decode_timeout_seconds
         self._turns = asyncio.Semaphore(settings.decode_processes)
@@ -134,7 +136,8 @@ class Hashing:
 
     async def hash_picture(self, content: bytes, /) -> Fingerprint | Rejection:
         """Give the fingerprint of a picture's bytes."""
-        await self._turns.acquire()
+        with self._bytes.waiting(len(content)):
+            await self._turns.acquire()
         job = asyncio.create_task(self._run(content))
         self._running.add(job)
         job.add_done_callback(self._done)

@@ -14,7 +14,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from random import Random, SystemRandom
 from typing import Final, Self
 
@@ -26,7 +26,9 @@ from yarl import URL
 from schemas.reasons import Reason, Rejection
 from streams.errors import RetryableError
 from streams.fetching.addresses import is_public
-from streams.fetching.host_limits import FailingHosts, Shares
+from streams.fetching.host_limits import FailingHosts, Shares, standing_still
+from streams.fetching.outage import PROBE_SECONDS, Outage
+from streams.fetching.picture_bytes import Arrival, PictureBytes
 from streams.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -41,6 +43,11 @@ _ATTEMPTS: Final = 5
 # Full jitter: M. Brooker, Exponential Backoff And Jitter (AWS Architecture Blog, 2015). The four
 # pauses last 3.75 s on average, 7.5 s at most: a quarter of the default limit.
 _FIRST_PAUSE_SECONDS: Final = 0.5
+# What a network that is down looks like, and what follows from it.
+_SILENCE: Final = frozenset[Reason]({"fetch_failed", "fetch_timeout"})
+_OF_AN_OUTAGE: Final = _SILENCE | {"host_failing"}
+# A network that comes and goes holds up nobody for ever.
+_OUTAGES_WAITED_OUT: Final = 3
 
 
 class Fetcher:
@@ -50,11 +57,19 @@ class Fetcher:
         self,
         settings: Settings,
         *,
+        picture_bytes: PictureBytes | None = None,
         random: Random | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Take the limits; `random` spreads repeated attempts, `clock` counts seconds."""
+        """Take the limits; `random` spreads repeated attempts, `clock` counts seconds.
+
+        `picture_bytes` counts what was fetched and is not decoded yet.
+        """
         self._settings = settings
+        self._bytes = picture_bytes or PictureBytes()
+        self._outage = Outage(clock)
+        self._network_is_back = asyncio.Event()
+        self._prober = asyncio.Lock()
         self._random = random or SystemRandom()
         self._shares = Shares(settings.fetches_at_once, settings.fetch_share_percent)
         self._failing = FailingHosts(clock)
@@ -99,6 +114,11 @@ class Fetcher:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
+    @property
+    def is_paused(self) -> bool:
+        """Whether our own network is taken to be down, and all fetches wait for it."""
+        return self._outage.is_on
+
     async def fetch(self, url: str, workspace: str) -> bytes | Rejection:
         """Fetch a picture on behalf of a workspace. Its type is not looked at.
 
@@ -109,9 +129,34 @@ class Fetcher:
         Raises:
             RetryableError: the fetcher is closed.
         """
+        outages_before = self._outage.ended
+        while True:
+            is_probe = await self._await_network()
+            ended = self._outage.ended
+            outcome = await self._limited(url, workspace, 1 if is_probe else _ATTEMPTS)
+            if isinstance(outcome, bytes) or outcome.reason not in _OF_AN_OUTAGE:
+                return outcome
+            is_disturbed = self._outage.is_on or self._outage.ended > ended
+            if not is_disturbed or self._outage.ended - outages_before > _OUTAGES_WAITED_OUT:
+                return outcome
+
+    async def _await_network(self) -> bool:
+        """Wait while our network is down; True for the one who is to try it, all take turns."""
+        while self._outage.is_on:
+            async with self._prober:
+                while self._outage.is_on:
+                    if self._session.closed:
+                        raise RetryableError("the fetcher is closed")
+                    if self._outage.may_probe():
+                        return True
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(self._network_is_back.wait(), PROBE_SECONDS / 4)
+        return False
+
+    async def _limited(self, url: str, workspace: str, attempts: int) -> bytes | Rejection:
         try:
             async with asyncio.timeout(self._settings.fetch_timeout_seconds) as limit:
-                return await self._fetch(_checked(url), workspace, limit)
+                return await self._fetch(_checked(url), workspace, attempts, limit)
         except _RefusedError as refused:
             if self._session.closed:
                 raise RetryableError("the fetcher is closed") from refused
@@ -119,8 +164,10 @@ class Fetcher:
         except TimeoutError:
             return Rejection("fetch_timeout", "in all")
 
-    async def _fetch(self, url: URL, workspace: str, limit: asyncio.Timeout) -> bytes:
-        for attempt in range(_ATTEMPTS):
+    async def _fetch(
+        self, url: URL, workspace: str, attempts: int, limit: asyncio.Timeout
+    ) -> bytes:
+        for attempt in range(attempts):
             try:
                 return await self._follow(url, workspace, limit)
             except _RefusedError as refused:
@@ -128,7 +175,7 @@ class Fetcher:
                 if refused.pause_seconds is not None:
                     pause = refused.pause_seconds
                 left = (limit.when() or 0) - asyncio.get_running_loop().time()
-                if not refused.is_passing or attempt == _ATTEMPTS - 1 or pause >= left:
+                if not refused.is_passing or attempt == attempts - 1 or pause >= left:
                     raise
                 logger.info("trying again in %.1f s: %s, %s", pause, refused.reason, refused.detail)
             await asyncio.sleep(pause)
@@ -152,24 +199,49 @@ class Fetcher:
                 raise _RefusedError("host_failing", origin)
             if self._session.closed:
                 raise RetryableError("the fetcher is closed")
+            has_answered = False
             try:
                 with _translated(origin):
                     async with self._session.get(url, allow_redirects=False) as response:
-                        answer = await self._answer(url, response)
+                        has_answered = True
+                        self._network_works(url)
+                        answer = await self._answer(url, response, limit)
             except _RefusedError as refused:
                 if refused.is_passing:
-                    self._failing.failed(origin)
+                    is_silence = refused.reason in _SILENCE and not has_answered
+                    self._host_failed(url, is_silence=is_silence)
                 elif refused.reason != "address_refused":
                     self._failing.answered(origin)
                 raise
             except asyncio.CancelledError:
                 if limit.expired():
-                    self._failing.failed(origin)
+                    self._host_failed(url, is_silence=not has_answered)
                 raise
             self._failing.answered(origin)
             return answer
 
-    async def _answer(self, url: URL, response: aiohttp.ClientResponse) -> bytes | URL:
+    def _host_failed(self, url: URL, *, is_silence: bool) -> None:
+        if self._session.closed:
+            return
+        if is_silence and self._outage.failed(url.host or ""):
+            self._network_is_back.clear()
+            silent, heard = self._outage.counts()
+            logger.warning(
+                "no network, it seems: %d of %d hosts do not answer; fetching pauses", silent, heard
+            )
+        if not self._outage.is_on:
+            self._failing.failed(_origin(url))
+
+    def _network_works(self, url: URL) -> None:
+        seconds = self._outage.seconds
+        if self._outage.answered(url.host or ""):
+            self._failing.forgive()
+            self._network_is_back.set()
+            logger.warning("a host answers again after %.0f s; fetching goes on", seconds)
+
+    async def _answer(
+        self, url: URL, response: aiohttp.ClientResponse, limit: asyncio.Timeout
+    ) -> bytes | URL:
         status, origin = response.status, _origin(url)
         if status in _REDIRECT_STATUSES and "Location" in response.headers:
             return _checked(response.headers["Location"], base=url)
@@ -186,12 +258,14 @@ class Fetcher:
             raise too_large
         protocol = response.connection.protocol if response.connection is not None else None
         pieces, received_bytes = list[bytes](), 0
-        # Counted as it comes in, and after decompression where a host compresses all the same.
-        async for piece in response.content.iter_any():
-            received_bytes += len(piece)
-            if received_bytes > limit_bytes:
-                raise too_large
-            pieces.append(piece)
+        with self._bytes.arriving() as arrival:
+            # Counted as it comes in, and after decompression where a host compresses all the same.
+            async for piece in response.content.iter_any():
+                received_bytes += len(piece)
+                if received_bytes > limit_bytes:
+                    raise too_large
+                await _make_room(arrival, len(piece), limit)
+                pieces.append(piece)
         beyond = protocol.exception() if protocol is not None else None
         if isinstance(beyond, HttpProcessingError):  # bytes beyond the end, which is no HTTP
             raise _RefusedError("body_length_wrong", f"too long, {origin}", is_passing=True)
@@ -286,6 +360,14 @@ def _numeric_host_as_dotted(url: URL) -> URL:
         return url.with_host(socket.inet_ntoa(socket.inet_aton(url.host or "")))
     except OSError:
         return url
+
+
+async def _make_room(arrival: Arrival, size_bytes: int, limit: asyncio.Timeout) -> None:
+    if arrival.fits(size_bytes):
+        await arrival.grow(size_bytes)
+    else:
+        with standing_still(limit):
+            await arrival.grow(size_bytes)
 
 
 def _origin(url: URL) -> str:

@@ -5,8 +5,8 @@ Called by `streams.fetching.fetch` only. In memory, for this process; no network
 
 import asyncio
 from collections import Counter, OrderedDict, deque
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Final
 
 # A host is given up after so many failures with no success between, which span so much time: a
@@ -35,11 +35,8 @@ class Shares:
         if self._is_free(host, workspace):
             self._count(host, workspace, 1)
         else:
-            loop = asyncio.get_running_loop()
-            left = (limit.when() or 0) - loop.time()
-            limit.reschedule(None)
-            await self._wait(host, workspace)
-            limit.reschedule(loop.time() + left)
+            with standing_still(limit):
+                await self._wait(host, workspace)
         try:
             yield
         finally:
@@ -123,3 +120,17 @@ class FailingHosts:
     def answered(self, origin: str) -> None:
         """Forget the failures: the host works, whether or not we like its answer."""
         self._streaks.pop(origin, None)
+
+    def forgive(self) -> None:
+        """Forget all failures: they may have been ours."""
+        self._streaks.clear()
+
+
+@contextmanager
+def standing_still(limit: asyncio.Timeout) -> Iterator[None]:
+    """Stop a time limit's clock: what is waited for is ours to give, not the host's."""
+    loop = asyncio.get_running_loop()
+    left = (limit.when() or 0) - loop.time()
+    limit.reschedule(None)
+    yield
+    limit.reschedule(loop.time() + left)

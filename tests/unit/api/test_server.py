@@ -9,6 +9,7 @@ import pytest
 from schemas.reasons import Rejection
 from streams.api.server import Hashing
 from streams.errors import RetryableError
+from streams.fetching.picture_bytes import PictureBytes
 from streams.settings import Settings
 
 
@@ -48,7 +49,7 @@ def pool() -> Pool:
 @pytest.fixture
 def hashing(pool: Pool) -> Hashing:
     """Give what hashes one picture at a time in it."""
-    return Hashing(Settings(decode_processes=1), pool)  # type: ignore[arg-type]
+    return Hashing(Settings(decode_processes=1), pool, PictureBytes())  # type: ignore[arg-type]
 
 
 async def gone(task: asyncio.Task[object]) -> None:

@@ -17,9 +17,10 @@ import pytest
 
 from schemas.reasons import Rejection
 from streams.errors import RetryableError
-from streams.fetching import fetch, host_limits
+from streams.fetching import fetch, host_limits, outage
 from streams.fetching.addresses import is_public
 from streams.fetching.fetch import Fetcher
+from streams.fetching.picture_bytes import PictureBytes
 from streams.settings import Settings
 
 SETTINGS = Settings(
@@ -906,6 +907,121 @@ def test_the_memory_of_hosts_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None
     for origin in ("a", "b", "a", "c"):
         failing.failed(origin)
     assert list(failing._streaks) == ["a", "c"]
+
+
+# --- our own network --------------------------------------------------------------------------
+
+
+def free_port(address: str) -> int:
+    """A port on which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind((address, 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def quick_probes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Try a network that is down more often than one should."""
+    monkeypatch.setattr(fetch, "PROBE_SECONDS", 0.02)
+    monkeypatch.setattr(outage, "PROBE_SECONDS", 0.02)
+
+
+@pytest.mark.usefixtures("quick_probes")
+async def test_while_no_host_answers_nobody_is_rejected(caplog: pytest.LogCaptureFixture) -> None:
+    """Twenty hosts refuse; the pictures wait, are fetched once hosts are back, and it is said once.
+
+    A picture that comes meanwhile waits without asking.
+    """
+    addresses = [f"127.0.0.{number}" for number in range(10, 30)]
+    ports = {address: free_port(address) for address in addresses}
+    hosts = {address: Host(ok) for address in addresses}
+    async with fetcher() as fetching:
+
+        def begin(address: str) -> "asyncio.Task[bytes | Rejection]":
+            url = f"http://{address}:{ports[address]}/p"
+            return asyncio.create_task(fetching.fetch(url, "w"))
+
+        tasks = [begin(address) for address in addresses * 3]
+        await until(lambda: fetching.is_paused)
+        tasks += [begin(address) for address in addresses]
+        await asyncio.sleep(0.5)
+        assert not any(task.done() for task in tasks)
+        for address, host in hosts.items():
+            await host.start(address, ports[address])
+        assert await asyncio.gather(*tasks) == [PICTURE] * len(tasks)
+        assert not fetching.is_paused
+        assert not fetching._failing._streaks
+        assert idle(fetching)
+    said = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert [line.split(",")[0].split(" after")[0] for line in said] == [
+        "no network",
+        "a host answers again",
+    ]
+    for host in hosts.values():
+        host.server.close()
+
+
+@pytest.mark.usefixtures("quick_probes", "names")
+async def test_dead_hosts_are_rejected_once_another_answers(host: Host) -> None:
+    """However many there are: after the answer they are tried afresh, and are what they are."""
+    port = free_port("127.0.0.1")
+    dead = [f"http://dead{number}.test:{port}/p" for number in range(12)]
+    async with fetcher() as fetching:
+        tasks = [asyncio.create_task(fetching.fetch(url, "w")) for url in dead]
+        await until(lambda: fetching.is_paused)
+        assert await fetching.fetch(host.url(), "w") == PICTURE
+        async with asyncio.timeout(BOUND_SECONDS):
+            outcomes = await asyncio.gather(*tasks)
+        assert {reason(outcome) for outcome in outcomes} == {"fetch_failed"}
+        assert not fetching.is_paused
+
+
+async def test_one_dead_host_stops_nobody(host: Host) -> None:
+    """Nor do a few, nor hosts that answer with errors."""
+    port = free_port("127.0.0.1")
+    busy = [Host(says(head(0, status=503))) for _ in range(8)]
+    async with fetcher() as fetching:
+        for number, other in enumerate(busy):
+            await other.start(f"127.0.0.{40 + number}")
+            outcome = await fetching.fetch(other.url(host=f"127.0.0.{40 + number}"), "w")
+            assert reason(outcome) == "http_status"
+        for _ in range(3):
+            assert reason(await fetching.fetch(f"http://127.0.0.9:{port}/", "w")) == "fetch_failed"
+        assert not fetching.is_paused
+        assert await fetching.fetch(host.url(), "w") == PICTURE
+    for other in busy:
+        other.server.close()
+
+
+@pytest.mark.usefixtures("quick_probes")
+async def test_an_outage_can_be_cancelled_and_closed() -> None:
+    """Whoever waits for the network is let go: cancelled at once, or retryable."""
+    async with fetcher() as fetching:
+        for number in range(5):
+            fetching._outage.failed(f"h{number}")
+        waiting = [asyncio.create_task(fetching.fetch("http://h/", "w")) for _ in range(3)]
+        await asyncio.sleep(0)
+        waiting[0].cancel()
+        await asyncio.wait({waiting[0]}, timeout=1)
+        assert waiting[0].cancelled()
+    for task in waiting[1:]:
+        with pytest.raises(RetryableError):
+            await asyncio.wait_for(task, BOUND_SECONDS)
+
+
+async def test_pictures_that_arrive_wait_for_those_that_wait_to_be_decoded(host: Host) -> None:
+    """And it costs them no time of their own."""
+    held = PictureBytes(10_000)
+    changed = replace(SETTINGS, fetch_timeout_seconds=0.5)
+    async with Fetcher(changed, picture_bytes=held, random=NoPause()) as fetching:
+        with held.waiting(9_000):
+            tasks = [asyncio.create_task(fetching.fetch(host.url(), "w")) for _ in range(5)]
+            await until(lambda: len(host.paths) == 5)
+            await asyncio.sleep(1.0)
+            assert not any(task.done() for task in tasks)
+            assert held.held_bytes <= 10_000
+        assert await asyncio.gather(*tasks) == [PICTURE] * 5
+        assert held.held_bytes == 0
 
 
 # --- secrets ----------------------------------------------------------------------------------
