@@ -11,11 +11,14 @@ from msgspec import Meta, Struct
 from schemas.reasons import REASONS, Reason
 from schemas.records import (
     CheckIds,
+    Fraction,
     ImageId,
     KnownImage,
     Match,
     NearMiss,
+    Relation,
     Sha256Hex,
+    Tier,
 )
 
 Yes = Annotated[bool, Meta(extra_json_schema={"const": True})]
@@ -27,6 +30,7 @@ Code = Literal[
     "body_invalid",
     "body_too_slow",
     "image_missing",
+    "pair_missing",
     "key_wrong",
     "right_missing",
     "not_found",
@@ -50,6 +54,7 @@ CODES: dict[Code, tuple[int, str]] = {
     "body_invalid": (400, "The body is not what its Content-Type says."),
     "body_too_slow": (400, "The body did not arrive within the time of a request."),
     "image_missing": (400, "The request carries no image and no url, or more than one of them."),
+    "pair_missing": (400, "The request carries not exactly one part `first` and one `second`."),
     "key_wrong": (401, "No API key, or one that is not valid."),
     "right_missing": (403, "The API key does not have the right that this takes."),
     "not_found": (404, "There is nothing here for this workspace."),
@@ -113,6 +118,46 @@ class MatchResponse(Struct, frozen=True, omit_defaults=True):
         tuple[Match, ...] | None, Meta(description="Within the threshold, best first.")
     ] = None
     nearest_miss: NearMiss | None = None
+
+
+class ComparedView(Struct, frozen=True):
+    """One way to look at a picture that was compared."""
+
+    name: str
+    box: Annotated[
+        tuple[float, float, float, float],
+        Meta(description="Left, top, right, bottom as shares of the picture, as displayed."),
+    ]
+
+
+class ComparedPicture(Struct, frozen=True):
+    """One of two pictures that were compared."""
+
+    sha256: Sha256Hex
+    width_pixels: int
+    height_pixels: int
+    low_information: bool
+    views: tuple[ComparedView, ...]
+
+
+class CompareResponse(Struct, frozen=True):
+    """How `second`, had it come later, relates to `first`; null where it does not."""
+
+    success: Yes
+    related: bool
+    relation: Relation | None
+    tier: Tier | None
+    score: Annotated[int | None, Meta(description="Smallest distance of 64-bit codes that met.")]
+    fine_distance: Annotated[
+        int | None, Meta(description="Smallest distance of 256-bit codes of views that met.")
+    ]
+    weight: Annotated[Fraction | None, Meta(description="How sure we are.")]
+    views: Annotated[
+        tuple[str, str] | None, Meta(description="The views that decided: of second, of first.")
+    ]
+    explanation: Annotated[str, Meta(description="The decision in one sentence.")]
+    first: ComparedPicture
+    second: ComparedPicture
 
 
 class ImagesResponse(Struct, frozen=True):

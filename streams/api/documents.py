@@ -13,6 +13,7 @@ import msgspec
 from agents.decide import DEFAULT_RADIUS, DEFAULT_STANDARD_THRESHOLD
 from schemas.http import (
     PROBLEMS,
+    CompareResponse,
     ErrorResponse,
     Health,
     ImagesResponse,
@@ -22,6 +23,7 @@ from schemas.http import (
 from schemas.records import DatabaseId, ImageId, Sha256Hex
 
 MATCH_PATH: Final = "/v1/match/"
+COMPARE_PATH: Final = "/v1/compare/"
 # For clients that were written for earlier services.
 OTHER_MATCH_PATHS: Final = (
     "/v1/match",
@@ -52,6 +54,7 @@ _RATE_HEADERS: Final = {
     "RateLimit-Reset": "Seconds until all of them may again.",
 }
 _MATCH_STATUSES: Final = (400, 401, 403, 413, 415, 422, 429, 503, 504)
+_COMPARE_STATUSES: Final = (400, 401, 403, 413, 415, 422, 429, 503)
 _IMAGES_STATUSES: Final = (400, 401, 403, 404, 429, 503)
 
 Document = dict[str, Any]
@@ -61,12 +64,12 @@ def openapi() -> bytes:
     """Give the OpenAPI 3.1 document as JSON."""
     schemas, components = msgspec.json.schema_components(
         [
-            *(MatchResponse, ImagesResponse, Health, ErrorResponse, UrlRequest),
+            *(MatchResponse, CompareResponse, ImagesResponse, Health, ErrorResponse, UrlRequest),
             Sha256Hex,
         ],
         ref_template="#/components/schemas/{name}",
     )
-    matched, images, health, refused, by_url, sha256 = schemas
+    matched, compared, images, health, refused, by_url, sha256 = schemas
     document = {
         "openapi": "3.1.0",
         "info": {
@@ -80,6 +83,7 @@ def openapi() -> bytes:
             for path in (MATCH_PATH, *OTHER_MATCH_PATHS)
         }
         | {
+            COMPARE_PATH: {"post": _compare(compared, refused)},
             "/v1/images/{sha256}": {"get": _images(images, refused, sha256)},
             "/healthz": {"get": _open("health", "Whether this replica runs.", health)},
             "/readyz": {"get": _ready(health)},
@@ -160,12 +164,6 @@ def _match(path: str, matched: Document, refused: Document, by_url: Document) ->
             place="header",
         ),
     ]
-    picture = {"type": "string", "contentMediaType": "application/octet-stream"}
-    file = {
-        "type": "object",
-        "properties": {"image": picture},
-        "required": ["image"],
-    }
     form = {
         "type": "object",
         "properties": {"url": {"type": "string"}},
@@ -182,7 +180,7 @@ def _match(path: str, matched: Document, refused: Document, by_url: Document) ->
         "requestBody": {
             "required": True,
             "content": {
-                "multipart/form-data": {"schema": file},
+                "multipart/form-data": {"schema": _form_of_pictures("image")},
                 "application/json": {"schema": by_url},
                 "application/x-www-form-urlencoded": {"schema": form},
                 "application/octet-stream": {"schema": {}},
@@ -195,6 +193,30 @@ def _match(path: str, matched: Document, refused: Document, by_url: Document) ->
         "Idempotency-Key": {"schema": {"type": "string"}, "description": "To retry with."}
     }
     return operation | ({"deprecated": True} if path != MATCH_PATH else {})
+
+
+def _compare(compared: Document, refused: Document) -> Document:
+    form = _form_of_pictures("first", "second")
+    return {
+        "operationId": "compare",
+        "summary": "How two pictures relate.",
+        "description": (
+            "As if `second` had come after `first`, by the settings in force for the key's "
+            "workspace; neither is stored, and no other picture is looked at. Takes the right "
+            "`match`."
+        ),
+        "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": form}}},
+        "responses": _responses(compared, refused, _COMPARE_STATUSES),
+    }
+
+
+def _form_of_pictures(*names: str) -> Document:
+    picture = {"type": "string", "contentMediaType": "application/octet-stream"}
+    return {
+        "type": "object",
+        "properties": dict.fromkeys(names, picture),
+        "required": list(names),
+    }
 
 
 def _images(images: Document, refused: Document, sha256: Document) -> Document:

@@ -24,7 +24,9 @@ _PARTS_LIMIT: Final = 100
 _PART_HEADER_LIMIT_BYTES: Final = 8 * 1024
 _BOUNDARY_LIMIT: Final = 70
 
+_MULTIPART: Final = "multipart/form-data"
 _PICTURE_FIELDS: Final = ("image", "q")
+_PAIR_FIELDS: Final = ("first", "second")
 _PICTURE_TYPES: Final = ("application/octet-stream", "")
 
 Fields = dict[str, object]
@@ -86,6 +88,24 @@ def match_request(
     )
 
 
+def picture_pair(content_type: str, body: bytes) -> tuple[bytes, bytes]:
+    """Read a request that compares two pictures: the parts `first` and `second` of a form.
+
+    Raises:
+        ProblemError: `type_unsupported`, `body_invalid`, `pair_missing`, `picture_empty`.
+    """
+    if _kind(content_type) != _MULTIPART:
+        raise ProblemError("type_unsupported")
+    parts = [part for part in multipart(content_type, body) if part[0] in _PAIR_FIELDS]
+    pictures = dict(parts)
+    if len(parts) != len(_PAIR_FIELDS) or len(pictures) != len(_PAIR_FIELDS):
+        raise ProblemError("pair_missing")
+    if not all(pictures.values()):
+        raise ProblemError("picture_empty")
+    first, second = (pictures[field] for field in _PAIR_FIELDS)
+    return first, second
+
+
 def multipart(content_type: str, body: bytes) -> Iterator[tuple[str, bytes]]:
     """Give the parts of a `multipart/form-data` body (RFC 7578): name and content.
 
@@ -115,8 +135,8 @@ def multipart(content_type: str, body: bytes) -> Iterator[tuple[str, bytes]]:
 
 def _read_body(fields: Fields, content_type: str, body: bytes) -> Iterator[bytes]:
     """Add the body's fields; give its pictures."""
-    kind = content_type.partition(";")[0].strip().lower()
-    if kind == "multipart/form-data":
+    kind = _kind(content_type)
+    if kind == _MULTIPART:
         for name, content in multipart(content_type, body):
             if name in _PICTURE_FIELDS:
                 yield content
@@ -137,6 +157,10 @@ def _read_body(fields: Fields, content_type: str, body: bytes) -> Iterator[bytes
             yield body
     else:
         raise ProblemError("type_unsupported")
+
+
+def _kind(content_type: str) -> str:
+    return content_type.partition(";")[0].strip().lower()
 
 
 def _json_fields(body: bytes) -> Iterable[tuple[str, object]]:

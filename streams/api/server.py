@@ -28,11 +28,18 @@ from schemas.http import Health, ImagesResponse
 from schemas.reasons import Rejection
 from schemas.records import Fingerprint
 from streams.api.answers import AnswerReader, Answers
-from streams.api.documents import MATCH_PATH, OTHER_MATCH_PATHS, docs_page, openapi
+from streams.api.documents import (
+    COMPARE_PATH,
+    MATCH_PATH,
+    OTHER_MATCH_PATHS,
+    docs_page,
+    openapi,
+)
 from streams.api.keys import Key, Keyring, Right
 from streams.api.limits import Guest, Rates, Room
+from streams.api.page import Page
 from streams.api.problems import ProblemError
-from streams.api.requests import ENVELOPE_LIMIT_BYTES, match_request
+from streams.api.requests import ENVELOPE_LIMIT_BYTES, match_request, picture_pair
 from streams.api.service import IDEMPOTENCY_KEY, Service, Times
 from streams.decoding.pool import DecodePool
 from streams.engine.process import die, require_topics
@@ -168,6 +175,7 @@ class Api:
         self._room = Room(settings.requests_at_once, settings.uploads_limit_bytes)
         self._openapi = openapi()
         self._docs = docs_page(self._openapi)
+        self._page = Page()
         self._stopping = False
 
     def application(self) -> web.Application:
@@ -176,11 +184,14 @@ class Api:
         router = application.router
         for path in (MATCH_PATH, *OTHER_MATCH_PATHS):
             router.add_post(path, self._match)
+        router.add_post(COMPARE_PATH, self._compare)
         router.add_get("/v1/images/{sha256}", self._images, allow_head=False)
         router.add_get("/healthz", self._healthz, allow_head=False)
         router.add_get("/readyz", self._readyz, allow_head=False)
         router.add_get("/openapi.json", self._openapi_json, allow_head=False)
         router.add_get("/docs", self._docs_html, allow_head=False)
+        for path in self._page.paths:
+            router.add_get(path, self._page.answer, allow_head=False)
         return application
 
     def runner(self) -> web.AppRunner:
@@ -260,7 +271,7 @@ class Api:
             raise ProblemError("parameter_invalid", f"{IDEMPOTENCY_KEY}: 1 to 200 visible ASCII.")
         times = Times()
         with self._room.enter() as guest:
-            body = await self._body(request, guest, deadline)
+            body = await self._body(request, guest, deadline, pictures=1)
             content_type = request.headers.get("Content-Type", "")
             wanted = match_request(request.query.items(), content_type, body, settings)
             del body
@@ -269,6 +280,17 @@ class Api:
                 wanted, key, idempotency_key, deadline=deadline, times=times
             )
         return _json(answer, headers=request[_HEADERS] | {"Server-Timing": times.header()})
+
+    async def _compare(self, request: web.Request) -> web.Response:
+        deadline = self._deadline()
+        key = await self._admitted(request, "match")
+        self._service.require_answers(key.workspace)
+        with self._room.enter() as guest:
+            body = await self._body(request, guest, deadline, pictures=2)
+            first, second = picture_pair(request.headers.get("Content-Type", ""), body)
+            del body
+            answer = await self._service.compare(first, second, key, deadline=deadline)
+        return _json(answer, headers=request[_HEADERS])
 
     async def _images(self, request: web.Request) -> web.Response:
         deadline = self._deadline()
@@ -298,11 +320,13 @@ class Api:
 
     # --- reading ------------------------------------------------------------------------------
 
-    async def _body(self, request: web.Request, guest: Guest, deadline: float) -> bytes:
-        """Read a body within its limits, counted as it comes in."""
+    async def _body(
+        self, request: web.Request, guest: Guest, deadline: float, *, pictures: int
+    ) -> bytes:
+        """Read a body of so many pictures within its limits, counted as it comes in."""
         if request.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise ProblemError("type_unsupported", "The body is encoded.")
-        limit_bytes = self._settings.picture_limit_bytes + ENVELOPE_LIMIT_BYTES
+        limit_bytes = pictures * self._settings.picture_limit_bytes + ENVELOPE_LIMIT_BYTES
         if (request.content_length or 0) > limit_bytes:
             raise ProblemError("body_too_large", f"The limit is {limit_bytes} bytes.")
         pieces: list[bytes] = []

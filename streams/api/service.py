@@ -12,8 +12,15 @@ from typing import Final
 
 from msgspec.structs import replace
 
+from agents.compare import compare
 from agents.hash_image import Fetch, HashPicture
-from schemas.http import ClosestMatch, MatchResponse
+from schemas.http import (
+    ClosestMatch,
+    ComparedPicture,
+    ComparedView,
+    CompareResponse,
+    MatchResponse,
+)
 from schemas.reasons import Rejection
 from schemas.records import (
     AskImage,
@@ -138,11 +145,48 @@ class Service:
             raise ProblemError("not_found")
         return found
 
+    async def compare(
+        self, first: bytes, second: bytes, key: Key, *, deadline: float
+    ) -> CompareResponse:
+        """Relate two pictures by the settings in force for the workspace; nothing is stored.
+
+        Raises:
+            ProblemError: one is no good, or there is no time left.
+        """
+        settings = self.require_answers(key.workspace)
+        try:
+            async with asyncio.timeout_at(deadline):
+                earlier = await self._hashed(first)
+                picture = await self._hashed(second)
+        except TimeoutError:
+            raise ProblemError("busy", "The pictures were not hashed in time.") from None
+        found = compare(picture, earlier, settings)
+        decision = found.decision
+        fine = (pair.fine_distance for pair in found.met if pair.fine_distance is not None)
+        return CompareResponse(
+            success=True,
+            related=decision is not None,
+            relation=decision.relation if decision else None,
+            tier=decision.tier if decision else None,
+            score=min((pair.distance for pair in found.met), default=None),
+            fine_distance=min(fine, default=None),
+            weight=decision.weight if decision else None,
+            views=decision.views if decision else None,
+            explanation=found.explanation,
+            first=_compared(earlier),
+            second=_compared(picture),
+        )
+
     async def _fingerprint(self, request: MatchRequest, workspace: str) -> Fingerprint:
         content: bytes | Rejection = request.content or b""
         if request.url is not None:
             content = await self._fetch(request.url, workspace)
-        found = content if isinstance(content, Rejection) else await self._hash_picture(content)
+        if isinstance(content, Rejection):
+            raise ProblemError(content.reason)
+        return await self._hashed(content)
+
+    async def _hashed(self, content: bytes) -> Fingerprint:
+        found = await self._hash_picture(content)
         if isinstance(found, Rejection):
             raise ProblemError(found.reason)
         return found
@@ -197,6 +241,22 @@ def _derived_id(key: Key, idempotency_key: str) -> str:
     """Give the image id of a request: the same key and header are the same picture."""
     digest = hashlib.sha256(f"{key.id}\n{idempotency_key}".encode("utf-8", "surrogateescape"))
     return f"api-{digest.hexdigest()[:32]}"
+
+
+def _compared(picture: Fingerprint) -> ComparedPicture:
+    width, height = picture.decoded_width_pixels, picture.decoded_height_pixels
+    views = []
+    for view in picture.views:
+        left, top, right, bottom = view.rectangle
+        box = (left / width, top / height, right / width, bottom / height)
+        views.append(ComparedView(view.name, box))
+    return ComparedPicture(
+        sha256=picture.sha256.hex(),
+        width_pixels=picture.width_pixels,
+        height_pixels=picture.height_pixels,
+        low_information=picture.low_information,
+        views=tuple(views),
+    )
 
 
 def _response(

@@ -96,9 +96,9 @@ def compare(
 ) -> None:
     """Say whether, and why, the product relates two pictures (with its default settings)."""
     with session() as settings:
+        from agents.compare import compare as compare_pictures
         from agents.decide import default_match_settings
         from streams.evaluation import page
-        from streams.evaluation.compare import compare as compare_pictures
 
         earlier, picture = _fingerprint(first, settings), _fingerprint(second, settings)
         found = compare_pictures(picture, earlier, default_match_settings(settings.partitions))

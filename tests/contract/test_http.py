@@ -651,3 +651,92 @@ async def test_health(world: World) -> None:
     for path in ("healthz", "readyz"):
         response = await world.session.get(world.url / path)
         assert await response.json() == {"status": "ok", "late_partitions": []}
+
+
+def pair(first: bytes = b"one", second: bytes = b"two", **others: bytes) -> FormData:
+    """Give a form with two pictures to compare."""
+    form = FormData()
+    for name, content in {"first": first, "second": second, **others}.items():
+        form.add_field(name, content, filename=name, content_type="image/png")
+    return form
+
+
+async def test_two_pictures_are_compared(world: World) -> None:
+    """The same bytes are identical, others are not related; nothing is asked or stored."""
+    response = await world.post("/v1/compare/", pair(second=b"one"))
+    body = await response.json()
+    plain = {
+        "sha256": sha256(b"one").hexdigest(),
+        "width_pixels": 9,
+        "height_pixels": 9,
+        "low_information": True,
+        "views": [],
+    }
+    assert (response.status, body) == (
+        200,
+        {
+            "success": True,
+            "related": True,
+            "relation": "identical",
+            "tier": "confirmed_sibling",
+            "score": None,
+            "fine_distance": None,
+            "weight": 1.0,
+            "views": ["whole", "whole"],
+            "explanation": "The same bytes.",
+            "first": plain,
+            "second": plain,
+        },
+    )
+    body = await (await world.post("/v1/compare/", pair())).json()
+    assert (body["related"], body["relation"]) == (False, None)
+    assert (world.matcher.records, world.matcher.questions) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        (pair(second=b""), 400, "picture_empty"),
+        (pair(second=b"bad"), 422, "not_an_image"),
+        ({"first": "one"}, 415, "type_unsupported"),
+        (b"picture", 415, "type_unsupported"),
+    ],
+)
+async def test_a_pair_that_is_none(world: World, body: object, status: int, code: str) -> None:
+    """What is wrong with the pair is told; a picture too few is one of the things."""
+    response = await world.post("/v1/compare/", body)
+    assert (response.status, (await response.json())["error"]["code"]) == (status, code)
+
+
+@pytest.mark.parametrize("names", [("first",), ("second", "second"), ("first", "first", "second")])
+async def test_not_exactly_a_pair(world: World, names: tuple[str, ...]) -> None:
+    """One picture, two of one name, and three are no pair."""
+    form = FormData()
+    for name in names:
+        form.add_field(name, b"one", filename="one", content_type="image/png")
+    response = await world.post("/v1/compare/", form)
+    assert response.status == 400
+    assert (await response.json())["error"]["code"] == "pair_missing"
+
+
+async def test_comparing_takes_the_right_to_match(world: World) -> None:
+    """No key, and a key for reading only, compare nothing."""
+    for headers, status in (({}, 401), (world.key("read"), 403)):
+        assert (await world.post("/v1/compare/", pair(), headers)).status == status
+
+
+async def test_the_page_loads_nothing_foreign(world: World) -> None:
+    """Its files are served, name no host, have no inline code, and may not be framed."""
+    for path, kind in (("/", "html"), ("/page.css", "css"), ("/page.js", "javascript")):
+        response = await world.session.get(world.url / path.lstrip("/"))
+        text = await response.text()
+        assert (response.status, response.content_type) == (200, f"text/{kind}")
+        policy = response.headers["Content-Security-Policy"]
+        assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self'")
+        assert "frame-ancestors 'none'" in policy
+        assert "unsafe" not in policy
+        # The name of the SVG namespace is an identifier, and is not asked.
+        assert "//" not in text.replace("http://www.w3.org/2000/svg", "").replace("// ", "")
+    page = await (await world.session.get(world.url)).text()
+    assert "<script>" not in page
+    assert " style=" not in page

@@ -1,6 +1,6 @@
 """`check-dedup compare`: two pictures' views, which met, all distances, the decision, and why.
 
-Called by the CLI; prints nothing itself.
+Pure. Called by the CLI and the API; the pictures need not be in any index.
 """
 
 import msgspec
