@@ -1,14 +1,16 @@
 """`make demo`: the product at work, on a Kafka of its own, with pictures that are here already.
 
 Publishes the pictures that scikit-image and scikit-learn ship, copies of them made on the spot,
-two events that are no good, a redelivery and a removal; shows what became of them; and holds all
-of it against what it expects. Exit status 0 if everything was as expected, 1 if not.
+two events that are no good, a redelivery and a removal; then sends the three requests of the API
+by curl; shows what became of all, and holds it against what it expects. Exit status 0 if
+everything was as expected, 1 if not.
 
 Its state (build/demo) is new each time, and nothing runs on when it ends, however it ends. Each
 matcher reads the log in order, so a copy is published when its original has its outcome.
 """
 
 import io
+import json
 import os
 import shutil
 import signal
@@ -36,6 +38,7 @@ from rich.text import Text
 
 from deploy.local.broker import ROOT, BrokerError
 from deploy.local.client import Client, Record
+from deploy.local.demo_requests import Answered, requests
 from deploy.local.stack import Stack, StackError, interrupts_held, without_settings
 from schemas.codec import encode_json
 from schemas.reasons import REASONS
@@ -61,6 +64,9 @@ APART: Final[Mapping[frozenset[str], str]] = {
         "differ, too many for one picture"
     ),
 }
+
+# Of which a copy and a crop are sent over HTTP.
+ASKED: Final = "astronaut.png"
 
 KINDS: Final = ("half size", "JPEG q 20", "greyscale", "bordered")
 
@@ -168,7 +174,7 @@ class Demo:
         self._client = client
         self._url = url
         # A Kafka that is not ours may hold earlier demos.
-        self._workspace = f"demo-{uuid.uuid4().hex[:8]}"
+        self.workspace = f"demo-{uuid.uuid4().hex[:8]}"
 
     def publish_originals(self, pictures: Mapping[str, bytes]) -> None:
         """Publish each shipped picture by URL; wait for all outcomes."""
@@ -218,7 +224,7 @@ class Demo:
         """Remove a picture, and publish a copy of it once the log has the removal."""
         removed = next(sent for sent in self.sent if sent.name == REMOVED)
         before = len(self._client.records(INDEX_LOG))
-        self._client.remove(self._workspace, removed.event.image_id)
+        self._client.remove(self.workspace, removed.event.image_id)
         self.seen.published += 1
         self._await("the removal", lambda: len(self._client.records(INDEX_LOG)) > before)
         event = self._event(f"{REMOVED}-late", content=copy)
@@ -230,7 +236,7 @@ class Demo:
         self, name: str, *, url: str | None = None, content: bytes | None = None
     ) -> ImageIngested:
         image_id = f"{name.replace(' ', '-')}~{uuid.uuid4().hex[:8]}"
-        return ImageIngested(self._workspace, image_id, url=url, content=content)
+        return ImageIngested(self.workspace, image_id, url=url, content=content)
 
     def _publish(self, batch: Sequence[Sent]) -> None:
         self._client.ingest(*(sent.event for sent in batch))
@@ -358,7 +364,7 @@ def original_match(one: Sent, sent: Sequence[Sent], outcome: ImageMatched) -> Ma
 # --- what is shown ----------------------------------------------------------------------------
 
 
-def show(out: Console, sent: Sequence[Sent], seen: Seen) -> int:
+def show(out: Console, sent: Sequence[Sent], seen: Seen, answered: Sequence[Answered] = ()) -> int:
     """Print it all; give the number of expectations that were not met."""
     out.print(_copies_table(sent, seen))
     out.print(
@@ -369,6 +375,10 @@ def show(out: Console, sent: Sequence[Sent], seen: Seen) -> int:
     )
     out.print(_cases_table(sent, seen), "")
     out.print(_dead_letters_table(sent, seen), "")
+    for one in answered:
+        out.print(f"$ {one.command}", style="bold", markup=False, soft_wrap=True)
+        out.print(json.dumps(one.body, separators=(",", ":")), markup=False, soft_wrap=True)
+    out.print()
     out.print(
         f"[bold]{seen.published}[/] events; [bold]{seen.copies_per_second:.0f}[/] pictures/s from "
         "publishing the copies to their last outcome.\n"
@@ -376,7 +386,11 @@ def show(out: Console, sent: Sequence[Sent], seen: Seen) -> int:
         f"Kafka included; all done in {seconds_since_start():.1f} s.\n"
     )
     failed = 0
-    for claim, wrong in expectations(sent, seen):
+    over_http = (
+        f"{len(answered)} requests are answered, the last two with what came as an event",
+        [contradiction for one in answered for contradiction in one.wrong],
+    )
+    for claim, wrong in [*expectations(sent, seen), *([over_http] if answered else [])]:
         failed += bool(wrong)
         out.print(Text("✗ " if wrong else "✓ ", "bold red" if wrong else "bold green") + claim)
         for contradiction in wrong:
@@ -481,7 +495,7 @@ def _table(title: str) -> Table:
 def run(out: Console) -> int:
     """Run the demo once; give its exit status."""
     environment = without_settings(os.environ)
-    stack = Stack(DIRECTORY, hashers=HASHERS, matchers=MATCHERS, environment=environment)
+    stack = Stack(DIRECTORY, hashers=HASHERS, matchers=MATCHERS, apis=1, environment=environment)
     stack.stop()  # what a demo left that was killed
     shutil.rmtree(DIRECTORY, ignore_errors=True)
     pictures = shipped_pictures()
@@ -509,13 +523,16 @@ def run(out: Console) -> int:
         demo.redeliver()
         status.update(f"removing {REMOVED}")
         demo.remove(made.result()[REMOVED][KINDS[0]])
+        status.update("asking over HTTP")
+        stack.await_ready()
+        answered = list(requests(stack, demo.workspace, pictures, ASKED))
         status.stop()
         out.print(
             f"\n[bold]check-dedup[/]: {len(pictures)} pictures by URL, then {len(copies)} copies "
             f"of them inline.\nKafka on {stack.bootstrap}, {HASHERS} hasher, {MATCHERS} matcher, "
             f"logs in {os.path.relpath(stack.logs)}.\n"
         )
-        failed = show(out, demo.sent, demo.seen)
+        failed = show(out, demo.sent, demo.seen, answered)
     if failed:
         out.print(f"\n[bold red]{failed} of the expectations above were not met.[/]")
         return 1

@@ -1,4 +1,4 @@
-"""The whole product on this machine: Kafka, the topics, hashers and matchers.
+"""The whole product on this machine: Kafka, the topics, hashers, matchers and API servers.
 
 Called by `make up` and `make down` (`python -m deploy.local.stack up|down|status`), by the demo
 and by the integration tests. Each process is the real command, in a session of its own, with its
@@ -11,6 +11,7 @@ after `stop` nothing of the stack runs, the processes' own children included.
 
 import argparse
 import contextlib
+import json
 import os
 import shlex
 import signal
@@ -18,6 +19,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -38,6 +40,7 @@ from deploy.local.broker import (
     BrokerError,
     ExternalBroker,
 )
+from streams.api import keys
 from streams.errors import CheckDedupError
 from streams.kafka.client import admin_client
 from streams.kafka.topics import GROUP_TOPICS
@@ -54,6 +57,13 @@ ANSWER_SECONDS: Final = 30.0
 # The processes bound their own stop with 20 s.
 STOP_SECONDS: Final = 25.0
 _POLL_SECONDS: Final = 0.1
+_PROBE_SECONDS: Final = 5.0
+
+_API: Final = "api"
+_API_PORT_VARIABLE: Final = "CHECK_DEDUP_API_PORT"
+_KEYS_VARIABLE: Final = "CHECK_DEDUP_KEYS_FILE"
+# Of the key that the first `make up` makes.
+_TRIAL_WORKSPACE: Final = "demo"
 
 # In a process's environment: the PID file that stands for it.
 _MARK: Final = "CHECK_STACK_PID_FILE"
@@ -115,6 +125,11 @@ class Member:
             )
         self.pid_file.write_text(str(self._child.pid))
 
+    @property
+    def role(self) -> str:
+        """The command that it runs: `hasher`, `matcher` or `api`."""
+        return self.command[1]
+
     def signal(self, number: signal.Signals) -> None:
         """Send a signal. Raises StackError where nothing runs."""
         process = self.process()
@@ -138,7 +153,7 @@ class Member:
 
 
 class Stack:
-    """Kafka, `hashers` hashers and `matchers` matchers, with all that is theirs in `directory`.
+    """Kafka, so many hashers, matchers and API servers, with all that is theirs in `directory`.
 
     `broker` is one that someone else starts and stops; without it, it is the one that
     KAFKA_BOOTSTRAP_SERVERS in `environment` names, or one of our own on `port` (or a free one).
@@ -151,6 +166,7 @@ class Stack:
         *,
         hashers: int = 1,
         matchers: int = 1,
+        apis: int = 0,
         port: int | None = None,
         broker: Broker | ExternalBroker | None = None,
         settings: Mapping[str, str] | None = None,
@@ -164,11 +180,12 @@ class Stack:
         elif broker is None:
             broker = self._owned = Broker(self.directory / "kafka", port=port)
         self._broker = broker
-        self._sizes = {"hasher": hashers, "matcher": matchers}
+        self._sizes = {"hasher": hashers, "matcher": matchers, _API: apis}
         self._environment = {
             **environment,
             # The pictures of the demo and of most trials are served on this machine.
             "CHECK_DEDUP_ALLOW_PRIVATE_ADDRESSES": "true",
+            _KEYS_VARIABLE: str(self.directory / "data" / "keys.json"),
             **(settings or {}),
         }
         self._members: list[Member] | None = None
@@ -199,11 +216,33 @@ class Stack:
         """The processes, hashers first. Raises BrokerError before the first start."""
         if self._members is None:
             self._members = [
-                self.member(f"{role}-{number}", [str(COMMAND), role])
+                self.member(name, [str(COMMAND), role], self._addresses(role, name))
                 for role, size in self._sizes.items()
-                for number in range(1, size + 1)
+                for name in (f"{role}-{number}" for number in range(1, size + 1))
             ]
         return self._members
+
+    @property
+    def api_urls(self) -> list[str]:
+        """Where the API servers listen; without a slash at the end."""
+        return [
+            f"http://127.0.0.1:{member.environment[_API_PORT_VARIABLE]}"
+            for member in self.members
+            if member.role == _API
+        ]
+
+    def _addresses(self, role: str, name: str) -> dict[str, str]:
+        """Give an API server a port, the same at each start as long as it is free."""
+        if role != _API:
+            return {}
+        file = self.directory / "processes" / f"{name}.port"
+        running = self.member(name, [str(COMMAND), role]).process() is not None
+        known = int(file.read_text()) if file.exists() else self.settings.api_port
+        if not running and _answers(known):
+            known = _free_port()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(str(known))
+        return {_API_PORT_VARIABLE: str(known)}
 
     def member(
         self, name: str, command: Sequence[str], settings: Mapping[str, str] | None = None
@@ -280,12 +319,12 @@ class Stack:
                 raise StackError(f"{member.name} {ended}; {member.log_tail()}")
 
     def await_ready(self, timeout_seconds: float = READY_SECONDS) -> None:
-        """Wait until the groups have all their members, and each partition is one's.
+        """Wait until the groups have all their members, each partition is one's, the API answers.
 
         Raises:
             StackError: a process ended, or the time is over.
         """
-        wanted = len(self.members)
+        wanted = sum(member.role != _API for member in self.members)
         deadline = time.monotonic() + timeout_seconds
         while True:
             self.require_alive()
@@ -295,7 +334,8 @@ class Stack:
             owned = sum((len(member.assignment.topic_partitions) for member in present), 0)
             stable = {str(group.state.name) for group in groups} == {"STABLE"}
             everything = self.settings.partitions * sum(map(len, GROUP_TOPICS.values()))
-            if stable and len(present) >= wanted and owned == everything:
+            formed = stable and len(present) >= wanted and owned == everything
+            if formed and all(map(_is_ready, self.api_urls)):
                 return
             if time.monotonic() > deadline:
                 tails = "\n".join(member.log_tail() for member in self.members)
@@ -392,7 +432,32 @@ def _up_stack(arguments: argparse.Namespace) -> Stack:
     wanted = int(port) if port else None
     if wanted is None and kafka.process() is None and not _answers(DEFAULT_PORT):
         wanted = DEFAULT_PORT
-    return Stack(arguments.dir, hashers=arguments.hashers, matchers=arguments.matchers, port=wanted)
+    # The file that the commands use by hand.
+    keys_file = os.environ.get(_KEYS_VARIABLE) or str(ROOT / Settings().keys_file)
+    return Stack(
+        arguments.dir,
+        hashers=arguments.hashers,
+        matchers=arguments.matchers,
+        apis=arguments.apis,
+        port=wanted,
+        settings={_KEYS_VARIABLE: keys_file},
+    )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _is_ready(url: str) -> bool:
+    """Whether an API server says that each partition is answered for."""
+    try:
+        with urllib.request.urlopen(f"{url}/readyz", timeout=_PROBE_SECONDS) as response:  # noqa: S310 - ours
+            return bool(json.load(response).get("status") == "ok")
+    except (OSError, ValueError):
+        return False
 
 
 def _answers(port: int) -> bool:
@@ -417,13 +482,26 @@ def _up(stack: Stack, out: Console) -> None:
     if stack.bootstrap != Settings().bootstrap_servers and BOOTSTRAP_VARIABLE not in os.environ:
         prefix = f"export {BOOTSTRAP_VARIABLE}={stack.bootstrap}\n  "
     command = _relative(COMMAND)
+    (url,) = stack.api_urls[:1] or [""]
     out.print(
-        f"  {prefix}{command} publish PICTURE --workspace demo --wait\n\n"
-        "PICTURE: a file, a folder or a URL. `make down` stops everything; the data stays.",
+        f"  {prefix}{command} publish PICTURE --workspace {_TRIAL_WORKSPACE} --wait\n\n"
+        "PICTURE: a file, a folder or a URL. Over HTTP, or with the page at "
+        f"{url}/ :\n\n{_trial_key(stack)}"
+        f"  curl -H \"X-Api-Key: $KEY\" -F image=@PICTURE '{url}/v1/match/?detail=true'\n\n"
+        "`make down` stops everything; the data stays.",
         highlight=False,
         markup=False,
         soft_wrap=True,
     )
+
+
+def _trial_key(stack: Stack) -> str:
+    """Make a key for the first trial and print it, this once; later, say how to make another."""
+    create = ["keys", "create", "--workspace", _TRIAL_WORKSPACE, "--right", "admin"]
+    if any(key.workspace == _TRIAL_WORKSPACE for key in keys.read(stack.settings.keys_file)):
+        words = shlex.join([_relative(COMMAND), *create])
+        return f"  KEY=...    # from the first `make up`, or another: {words}\n"
+    return f"  KEY={stack.command(*create).strip()}\n"
 
 
 def _show(stack: Stack, out: Console) -> bool:
@@ -444,9 +522,13 @@ def _show(stack: Stack, out: Console) -> bool:
         process = member.process()
         complete = complete and process is not None
         place = _relative(member.log)
-        if member.name.startswith("matcher"):
+        name = member.name
+        if member.role == "matcher":
             place += f", {_relative(stack.directory / 'data' / member.name)}/"
-        table.add_row(member.name, _pid(process), place)
+        elif member.role == _API:
+            name += f" 127.0.0.1:{member.environment[_API_PORT_VARIABLE]}"
+            place += f", {_relative(stack.settings.keys_file)}"
+        table.add_row(name, _pid(process), place)
     out.print(table)
     return complete
 
@@ -466,6 +548,7 @@ def main() -> int:
     parser.add_argument("--dir", type=Path, default=ROOT / "build" / "up", help="where it lives")
     parser.add_argument("--hashers", type=int, default=1)
     parser.add_argument("--matchers", type=int, default=1)
+    parser.add_argument("--apis", type=int, default=1)
     arguments = parser.parse_args()
     out = Console(highlight=False)
     try:
