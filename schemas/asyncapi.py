@@ -14,7 +14,7 @@ from schemas.topics import TOPICS, Topic
 EXAMPLES: Final = Path(__file__).parent / "examples"
 
 _KAFKA_BINDING: Final = "0.5.0"
-_PRODUCT: Final = frozenset({"hasher", "matcher", "api", "topics create"})
+_PRODUCT: Final = frozenset({"hasher", "matcher", "api", "topics create", "dlq"})
 _CONTENT_TYPES: Final = {
     "json": "application/json",
     "messagepack": "application/vnd.msgpack",

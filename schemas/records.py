@@ -382,3 +382,20 @@ class MatchAnswered(Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
         NearMiss | None, Meta(description="Where there is no closest match.")
     ] = None
     images: Annotated[tuple[KnownImage, ...], Meta(max_length=10, description="Oldest first.")] = ()
+
+
+# --- among operators --------------------------------------------------------------------------
+
+
+class DeadLetterHandled(Struct, frozen=True, forbid_unknown_fields=True):
+    """A dead letter needs no more attention: it was replayed, or it was dropped."""
+
+    letter_id: Annotated[
+        str, Meta(pattern=r"^[0-9a-f]{32}(?![\s\S])", description="Its header `dlq-id`.")
+    ]
+    topic: Annotated[str, Meta(min_length=1, max_length=249, description="Of dead letters.")]
+    partition: PartitionNumber
+    upto: Annotated[
+        Offset, Meta(description="Its deliveries below this offset are handled, later ones not.")
+    ]
+    action: Literal["replayed", "dropped"]

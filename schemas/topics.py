@@ -8,6 +8,7 @@ from typing import Final, Literal
 from msgspec import Struct
 
 from schemas.records import (
+    DeadLetterHandled,
     ImageIngested,
     ImageMatched,
     ImageRemoved,
@@ -37,6 +38,7 @@ MATCH_ASKED = "match-asked"
 IMAGE_MATCHED = "image-matched"
 MATCH_RETRACTED = "match-retracted"
 MATCH_ANSWERED = "match-answered"
+DEAD_LETTERS_HANDLED = "dead-letters-handled"
 
 Encoding = Literal["json", "messagepack", "original"]
 
@@ -208,6 +210,21 @@ TOPICS: dict[str, Topic] = {
             encoding="json",
             cleanup_policy="delete",
             retention_ms=HOUR_MS,
+            max_message_bytes=MEBIBYTE,
+        ),
+        Topic(
+            name=DEAD_LETTERS_HANDLED,
+            meaning="A dead letter was replayed or dropped, and is listed no more.",
+            writers=("dlq",),
+            readers=("dlq",),
+            key="id of the dead letter",
+            partitioned_by="key (murmur2)",
+            record=DeadLetterHandled,
+            encoding="json",
+            cleanup_policy="delete",
+            # A mark must outlive its dead letter, and Kafka deletes whole segments: one of a quiet
+            # partition is a week longer there than its records are to be kept.
+            retention_ms=60 * DAY_MS,
             max_message_bytes=MEBIBYTE,
         ),
     )

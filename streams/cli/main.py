@@ -9,6 +9,7 @@ from rich.padding import Padding
 
 from streams.cli import pictures, processes
 from streams.cli.bench import bench_app
+from streams.cli.dlq import dlq_app
 from streams.cli.keys import keys_app
 from streams.cli.session import out, session
 from streams.cli.topics import topics_app
@@ -24,6 +25,7 @@ app = typer.Typer(
 processes.add_to(app)
 pictures.add_to(app)
 app.add_typer(topics_app, name="topics")
+app.add_typer(dlq_app, name="dlq")
 app.add_typer(keys_app, name="keys")
 app.add_typer(bench_app, name="bench")
 

@@ -82,6 +82,22 @@ class LogReader:
             low, high = found
             return low, high
 
+    def offset_at(self, partition: int, time_ms: int, timeout_seconds: float = 10.0) -> int:
+        """Ask for the first offset whose record is not older; the log's end where there is none.
+
+        Raises:
+            RetryableError: no answer in time.
+            MisconfiguredError: we may not read it.
+        """
+        place = TopicPartition(self._topic, partition, time_ms)
+        try:
+            (found,) = self._asker.offsets_for_times([place], timeout=timeout_seconds)
+        except KafkaException as error:
+            self._fail(error.args[0], partition, "an offset was asked for by its time")
+        if found.error is not None:
+            self._fail(found.error, partition, "an offset was asked for by its time")
+        return found.offset if found.offset >= 0 else self.watermarks(partition)[1]
+
     def committed(self, group: str, partition: int) -> int | None:
         """Ask for the offset that a consumer group has committed; None where it has none.
 
