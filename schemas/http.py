@@ -25,6 +25,7 @@ Yes = Annotated[bool, Meta(extra_json_schema={"const": True})]
 No = Annotated[bool, Meta(extra_json_schema={"const": False})]
 
 Code = Literal[
+    "request_invalid",
     "parameter_invalid",
     "threshold_invalid",
     "body_invalid",
@@ -49,6 +50,7 @@ Code = Literal[
 
 # Status and meaning; a request that may simply be sent again has a Retry-After as well.
 CODES: dict[Code, tuple[int, str]] = {
+    "request_invalid": (400, "This is no HTTP request, or its header is longer than we read."),
     "parameter_invalid": (400, "A parameter is not as documented."),
     "threshold_invalid": (400, "The threshold is not a whole number of the allowed range."),
     "body_invalid": (400, "The body is not what its Content-Type says."),

@@ -7,11 +7,11 @@ JSON object, but once. What the body is, its Content-Type says; what the picture
 from collections.abc import Iterable, Iterator
 from email.message import Message
 from email.parser import HeaderParser
-from typing import Final
+from typing import Annotated, Final
 from urllib.parse import parse_qsl
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from schemas.records import CheckIds, DatabaseId, ImageId, MatchSettings
 from streams.api.problems import ProblemError
@@ -23,6 +23,7 @@ ENVELOPE_LIMIT_BYTES: Final = 64 * 1024
 _PARTS_LIMIT: Final = 100
 _PART_HEADER_LIMIT_BYTES: Final = 8 * 1024
 _BOUNDARY_LIMIT: Final = 70
+_THRESHOLD_DIGITS: Final = 2
 
 _MULTIPART: Final = "multipart/form-data"
 _PICTURE_FIELDS: Final = ("image", "q")
@@ -47,7 +48,7 @@ class MatchRequest(Struct, frozen=True, kw_only=True):
 class _Parameters(Struct, frozen=True):
     """All fields by which a request says what it wants."""
 
-    url: str | None = None
+    url: Annotated[str, Meta(min_length=1, max_length=4096)] | None = None
     store: bool = True
     detail: bool = False
     image_id: ImageId | None = None
@@ -143,13 +144,7 @@ def _read_body(fields: Fields, content_type: str, body: bytes) -> Iterator[bytes
             elif name in _NAMES:
                 _add(fields, [(name, _text(content))])
     elif kind == "application/x-www-form-urlencoded":
-        try:
-            pairs = parse_qsl(
-                _text(body), keep_blank_values=True, max_num_fields=_PARTS_LIMIT, errors="strict"
-            )
-        except ValueError as error:
-            raise ProblemError("body_invalid", "No form, or too many fields.") from error
-        _add(fields, pairs)
+        _add(fields, _form_fields(body))
     elif kind == "application/json":
         _add(fields, _json_fields(body))
     elif kind in _PICTURE_TYPES or kind.startswith("image/"):
@@ -157,6 +152,27 @@ def _read_body(fields: Fields, content_type: str, body: bytes) -> Iterator[bytes
             yield body
     else:
         raise ProblemError("type_unsupported")
+
+
+def _form_fields(body: bytes) -> list[tuple[str, str]]:
+    if len(body) > TEXT_LIMIT_BYTES or not _is_text(body):
+        # What curl says of any file that it sends with --data-binary.
+        detail = "This is no form. For a picture, name its own type: Content-Type: image/jpeg."
+        raise ProblemError("type_unsupported", detail)
+    try:
+        return parse_qsl(
+            body.decode(), keep_blank_values=True, max_num_fields=_PARTS_LIMIT, errors="strict"
+        )
+    except ValueError as error:
+        raise ProblemError("body_invalid", "No form, or too many fields.") from error
+
+
+def _is_text(content: bytes) -> bool:
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _kind(content_type: str) -> str:
@@ -196,8 +212,11 @@ def _threshold(value: object, settings: MatchSettings) -> int:
     if value is None:
         return settings.standard_threshold
     text = str(value)
-    if text.isascii() and text.isdigit() and int(text[:10]) <= settings.radius:
-        return int(text)
+    digits = text.lstrip("0") or text[:1]
+    if text.isascii() and text.isdigit() and len(digits) <= _THRESHOLD_DIGITS:
+        threshold = int(digits)
+        if threshold <= settings.radius:
+            return threshold
     raise ProblemError("threshold_invalid", f"Allowed: 0 to {settings.radius}.")
 
 

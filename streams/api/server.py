@@ -15,16 +15,17 @@ import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from functools import partial
+from http import HTTPStatus
 from typing import Final
 
 from aiohttp import web
-from aiohttp.web_protocol import RequestPayloadError
+from aiohttp.web_protocol import RequestHandler, RequestPayloadError
 from msgspec import Struct
 
 from agents.decode import DecodeLimits
 from agents.fingerprint import fingerprint
 from schemas.codec import encode_json
-from schemas.http import Health, ImagesResponse
+from schemas.http import Code, Health, ImagesResponse
 from schemas.reasons import Rejection
 from schemas.records import Fingerprint
 from streams.api.answers import AnswerReader, Answers
@@ -183,8 +184,8 @@ class Api:
         application = web.Application(middlewares=[self._answered])
         router = application.router
         for path in (MATCH_PATH, *OTHER_MATCH_PATHS):
-            router.add_post(path, self._match)
-        router.add_post(COMPARE_PATH, self._compare)
+            router.add_post(path, self._match, expect_handler=_expected)
+        router.add_post(COMPARE_PATH, self._compare, expect_handler=_expected)
         router.add_get("/v1/images/{sha256}", self._images, allow_head=False)
         router.add_get("/healthz", self._healthz, allow_head=False)
         router.add_get("/readyz", self._readyz, allow_head=False)
@@ -196,7 +197,7 @@ class Api:
 
     def runner(self) -> web.AppRunner:
         """Give what serves the application, with the limits of its connections."""
-        return web.AppRunner(
+        return _Runner(
             self.application(),
             handler_cancellation=True,
             access_log=None,
@@ -245,7 +246,7 @@ class Api:
         if self._stopping:
             raise ProblemError("stopping")
         try:
-            key = await self._keyring.find(_key_text(request))
+            key = self._keyring.find(_key_text(request))
         except MisconfiguredError as error:
             logger.error("API keys: %s", error)  # noqa: TRY400 - the message says it all
             raise ProblemError("keys_unreadable") from error
@@ -275,6 +276,7 @@ class Api:
             content_type = request.headers.get("Content-Type", "")
             wanted = match_request(request.query.items(), content_type, body, settings)
             del body
+            self._require_size(wanted.content or b"")
             times.end("read")
             answer = await self._service.match(
                 wanted, key, idempotency_key, deadline=deadline, times=times
@@ -289,6 +291,7 @@ class Api:
             body = await self._body(request, guest, deadline, pictures=2)
             first, second = picture_pair(request.headers.get("Content-Type", ""), body)
             del body
+            self._require_size(first, second)
             answer = await self._service.compare(first, second, key, deadline=deadline)
         return _json(answer, headers=request[_HEADERS])
 
@@ -324,11 +327,14 @@ class Api:
         self, request: web.Request, guest: Guest, deadline: float, *, pictures: int
     ) -> bytes:
         """Read a body of so many pictures within its limits, counted as it comes in."""
-        if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        if request.headers.get("Content-Encoding", "").lower() not in {"", "identity"}:
             raise ProblemError("type_unsupported", "The body is encoded.")
         limit_bytes = pictures * self._settings.picture_limit_bytes + ENVELOPE_LIMIT_BYTES
         if (request.content_length or 0) > limit_bytes:
             raise ProblemError("body_too_large", f"The limit is {limit_bytes} bytes.")
+        if request.headers.get("Expect", "").lower() == "100-continue":
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            request.writer.output_size = 0  # that was no answer yet
         pieces: list[bytes] = []
         received_bytes = 0
         try:
@@ -345,8 +351,59 @@ class Api:
             raise ProblemError("body_invalid", "It ends early.") from error
         return b"".join(pieces)
 
+    def _require_size(self, *pictures: bytes) -> None:
+        """Refuse what the hasher would: the body may be a little larger than its picture."""
+        limit_bytes = self._settings.picture_limit_bytes
+        if any(len(content) > limit_bytes for content in pictures):
+            raise ProblemError("picture_too_large", f"The limit is {limit_bytes} bytes.")
+
     def _deadline(self) -> float:
         return asyncio.get_running_loop().time() + self._settings.request_timeout_seconds
+
+
+async def _expected(_: web.Request) -> None:
+    """Promise nothing: a body is asked for when its request is admitted."""
+
+
+class _Connection(RequestHandler):
+    """A connection whose refusals are the API's own: aiohttp's would repeat what it could not read.
+
+    That may be a header with an API key in it.
+    """
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,  # noqa: ARG002 - aiohttp's signature
+        message: str | None = None,  # noqa: ARG002 - aiohttp's signature
+    ) -> web.Response:
+        """Answer what never became a request, and close."""
+        if request.writer.output_size > 0:
+            raise ConnectionError("an answer has begun")
+        code: Code = "failed" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else "request_invalid"
+        problem = ProblemError(code)
+        response = _json(problem.body, status=problem.status)
+        response.force_close()
+        return response
+
+
+class _Server(web.Server):
+    """Makes such connections."""
+
+    def __call__(self) -> _Connection:
+        return _Connection(self, loop=self._loop, **self._kwargs)
+
+
+class _Runner(web.AppRunner):
+    """Runs such a server; aiohttp has no parameter for it."""
+
+    async def _make_server(self) -> web.Server:
+        server = await super()._make_server()
+        server.__class__ = _Server
+        return server
 
 
 def _key_text(request: web.Request) -> str:

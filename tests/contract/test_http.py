@@ -452,13 +452,23 @@ async def error_of(response: ClientResponse) -> tuple[int, str]:
     return response.status, body["error"]["code"]
 
 
-@pytest.mark.parametrize("threshold", ["11", "-1", "6.5", "x", ""])
+@pytest.mark.parametrize(
+    "threshold",
+    ["11", "-1", "6.5", "x", "", "000000000012", "0" * 10 + "9" * 5000, "+5", " 5", "٣"],
+)
 async def test_a_threshold_that_is_not_allowed(world: World, threshold: str) -> None:
     """Refused with what is allowed, before anything is stored."""
     response = await world.post(f"{MATCH_PATH}?threshold={threshold}")
     assert await error_of(response) == (400, "threshold_invalid")
     assert "0 to 10" in await response.text()
     assert world.matcher.records == []
+
+
+async def test_a_threshold_with_leading_zeros(world: World) -> None:
+    """Is the number that it is."""
+    assert (await world.post(f"{MATCH_PATH}?threshold=000")).status == 200
+    assert (await world.post(f"{MATCH_PATH}?threshold=0000000000010")).status == 200
+    assert [r.reply.threshold for r in world.matcher.records if r.reply] == [0, 10]
 
 
 async def test_not_an_image(world: World) -> None:
@@ -487,6 +497,24 @@ async def test_a_body_beyond_the_limit(world: World) -> None:
     headers = world.key() | {"Content-Type": "image/png"}
     response = await world.session.post(world.url / "v1/match/", data=endless(), headers=headers)
     assert await error_of(response) == (413, "body_too_large")
+
+
+async def test_a_picture_beyond_the_limit(world: World) -> None:
+    """Of a body that is not, since that may hold an envelope too; each of a pair counts."""
+    beyond = bytes(world.settings.picture_limit_bytes + 1)
+    assert await error_of(await world.post(body=beyond)) == (413, "picture_too_large")
+    response = await world.post("/v1/compare/", pair(second=beyond))
+    assert await error_of(response) == (413, "picture_too_large")
+    assert world.matcher.records == []
+
+
+@pytest.mark.parametrize("content", [b"\xff\xd8\xff\xe0", bytes(200_000)])
+async def test_a_file_sent_as_a_form(world: World, content: bytes) -> None:
+    """As curl does without a Content-Type: told what to do, whatever its size."""
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    response = await world.post(body=content, headers=world.key() | form)
+    assert await error_of(response) == (415, "type_unsupported")
+    assert "Content-Type: image/jpeg" in await response.text()
 
 
 @pytest.mark.parametrize("headers", [{"Content-Type": "text/plain"}, {"Content-Encoding": "gzip"}])
@@ -625,6 +653,54 @@ async def test_a_body_that_does_not_come(world: World) -> None:
     )
     head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
     assert head.startswith(b"HTTP/1.1 400 ")
+    writer.close()
+
+
+async def raw(world: World, head: str) -> tuple[str, dict[str, object]]:
+    """Send a request's header as it is; give the whole answer and its body."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", world.url.port)
+    writer.write(head.encode())
+    answer = (await asyncio.wait_for(reader.read(100_000), 5)).decode()
+    writer.close()
+    return answer, json.loads(answer.partition("\r\n\r\n")[2])
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Authorization: Bearer cd_1_secret" + "x" * 9000,
+        "X-Api-Key cd_1_secret",
+        "Content-Length: -1",
+        "Content-Length: 5\r\nTransfer-Encoding: chunked",
+    ],
+)
+async def test_what_is_no_request(world: World, line: str) -> None:
+    """Is answered as everything else is, and what could not be read is not repeated."""
+    answer, body = await raw(world, f"POST {MATCH_PATH} HTTP/1.1\r\nHost: h\r\n{line}\r\n\r\n")
+    assert answer.split()[1] == "400"
+    assert body == {
+        "success": False,
+        "error": {
+            "code": "request_invalid",
+            "message": "This is no HTTP request, or its header is longer than we read.",
+        },
+    }
+
+
+@pytest.mark.parametrize("expected", ["100-continue", "something"])
+async def test_a_body_is_asked_for_when_the_request_may_go_on(world: World, expected: str) -> None:
+    """Not before its key was found good; what else a client expects is ignored."""
+    head = f"POST {MATCH_PATH} HTTP/1.1\r\nHost: h\r\nExpect: {expected}\r\nContent-Length: 7\r\n"
+    answer, _ = await raw(world, f"{head}Connection: close\r\n\r\n")
+    assert answer.startswith("HTTP/1.1 401 ")
+    key = world.key()["Authorization"]
+    reader, writer = await asyncio.open_connection("127.0.0.1", world.url.port)
+    writer.write(f"{head}Content-Type: image/png\r\nAuthorization: {key}\r\n\r\n".encode())
+    if expected == "100-continue":
+        assert await asyncio.wait_for(reader.readline(), 5) == b"HTTP/1.1 100 Continue\r\n"
+        await reader.readline()
+    writer.write(b"picture")
+    assert (await asyncio.wait_for(reader.readline(), 5)).startswith(b"HTTP/1.1 200 ")
     writer.close()
 
 

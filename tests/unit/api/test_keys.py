@@ -29,25 +29,25 @@ def damage(path: Path) -> None:
     path.write_text("{")
 
 
-async def found(keyring: Keyring, text: str) -> Key:
+def found(keyring: Keyring, text: str) -> Key:
     """Give a key that is there."""
-    key = await keyring.find(text)
+    key = keyring.find(text)
     assert key is not None
     return key
 
 
-async def test_a_key_is_found_with_its_workspace_and_rights(path: Path) -> None:
+def test_a_key_is_found_with_its_workspace_and_rights(path: Path) -> None:
     """And has no others."""
     text = create(path, "read", "match", "match", workspace="newsroom")
-    key = await found(Keyring(path), text)
+    key = found(Keyring(path), text)
     assert (key.workspace, key.rights) == ("newsroom", ("match", "read"))
     assert key.may("match")
     assert not key.may("admin")
 
 
-async def test_admin_may_everything(path: Path) -> None:
+def test_admin_may_everything(path: Path) -> None:
     """It is the one right that has the others."""
-    key = await found(Keyring(path), create(path, "admin"))
+    key = found(Keyring(path), create(path, "admin"))
     assert key.may("match")
     assert key.may("read")
 
@@ -63,7 +63,7 @@ def test_the_file_holds_no_key_and_is_its_owners(path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-async def test_what_is_no_key(path: Path) -> None:
+def test_what_is_no_key(path: Path) -> None:
     """Of another id, another secret, another form."""
     text = create(path)
     prefix, identifier, secret = text.split("_")
@@ -80,35 +80,26 @@ async def test_what_is_no_key(path: Path) -> None:
         f"{prefix}_{identifier}_\udcff",
         "cd_" + "x" * 10_000,
     ):
-        assert await keyring.find(wrong) is None, wrong
-    assert await keyring.find(text) is not None
+        assert keyring.find(wrong) is None, wrong
+    assert keyring.find(text) is not None
 
 
-async def test_changes_are_seen_at_the_next_request(path: Path) -> None:
+def test_changes_are_seen_at_the_next_request(path: Path) -> None:
     """Made, used, revoked, without a restart; also one that was used a moment ago."""
     keyring = Keyring(path)
-    assert await keyring.find("cd_x_y") is None
+    assert keyring.find("cd_x_y") is None
     first = create(path)
-    key = await found(keyring, first)
+    key = found(keyring, first)
     second = create(path)
-    assert await keyring.find(second) is not None
-    assert await keyring.find(first) is not None
+    assert keyring.find(second) is not None
+    assert keyring.find(first) is not None
     assert keys.revoke(path, key.id)
-    assert await keyring.find(first) is None
-    assert await keyring.find(second) is not None
+    assert keyring.find(first) is None
+    assert keyring.find(second) is not None
     assert not keys.revoke(path, key.id)
 
 
-async def test_a_key_is_hashed_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each further request of it costs a lookup."""
-    text = create(path)
-    keyring = Keyring(path)
-    key = await found(keyring, text)
-    monkeypatch.setattr(keys, "_hash", None)
-    assert await keyring.find(text) is key
-
-
-async def test_an_unknown_id_costs_what_a_wrong_secret_does(
+def test_an_unknown_id_costs_what_a_wrong_secret_does(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Time does not tell which ids there are."""
@@ -122,19 +113,19 @@ async def test_an_unknown_id_costs_what_a_wrong_secret_does(
     monkeypatch.setattr(keys, "_hash", counted)
     keyring = Keyring(path)
     for wrong in (text[:-1] + "g", "cd_unknown_secret"):
-        assert await keyring.find(wrong) is None
+        assert keyring.find(wrong) is None
     assert len(hashed) == 2
 
 
-async def test_a_damaged_file_is_an_error_and_not_an_empty_one(path: Path) -> None:
+def test_a_damaged_file_is_an_error_and_not_an_empty_one(path: Path) -> None:
     """Also where it was good before: what was revoked in it is not known."""
     text = create(path)
     keyring = Keyring(path)
-    assert await keyring.find(text) is not None
+    assert keyring.find(text) is not None
     damage(path)
     for _ in range(2):
         with pytest.raises(MisconfiguredError):
-            await keyring.find(text)
+            keyring.find(text)
 
 
 @pytest.mark.parametrize(("workspace", "right"), [("", "match"), ("w\n", "match"), ("w", "all")])
@@ -155,11 +146,11 @@ def test_two_at_once_lose_nothing(path: Path) -> None:
     assert len(keys.read(path)) == 8
 
 
-async def test_nothing_of_a_key_is_logged(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_nothing_of_a_key_is_logged(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Neither of a good one nor of a wrong one."""
     caplog.set_level(logging.DEBUG)
     text = create(path)
     keyring = Keyring(path)
-    await keyring.find(text)
-    await keyring.find(text + "x")
+    keyring.find(text)
+    keyring.find(text + "x")
     assert text.split("_")[2] not in caplog.text
