@@ -10,6 +10,8 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from streams import failpoints
+
 
 class TopicPartition(NamedTuple):
     """A partition of a topic; equal to Faust's own type for the same two values."""
@@ -49,7 +51,9 @@ async def commit_group(
     acknowledge: Callable[[], None],
 ) -> None:
     """Deliver all, then apply, then acknowledge; a failure leaves the later steps undone."""
+    failpoints.reach("delivery.before")
     await deliver(outgoing)
+    failpoints.reach("delivery.after")
     await apply()
     acknowledge()
 

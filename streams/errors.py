@@ -3,9 +3,14 @@
 A picture or an event that is no good is not among them: that is a `schemas.reasons.Rejection`.
 """
 
+from typing import ClassVar
+
 
 class CheckDedupError(Exception):
     """Base of the errors that name what to do; `str()` is for a person."""
+
+    exit_code: ClassVar[int] = 1
+    """What a long-running process ends with."""
 
 
 class RetryableError(CheckDedupError):
@@ -18,3 +23,9 @@ class MisconfiguredError(CheckDedupError):
 
 class CorruptStateError(CheckDedupError):
     """What is on disk or in the log is not what it should be; the message names the place."""
+
+
+class PoisonedError(CheckDedupError):
+    """Everything that comes is no good: a person has to look before any more is dead-lettered."""
+
+    exit_code: ClassVar[int] = 4

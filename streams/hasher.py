@@ -8,7 +8,7 @@ watermark stays below the oldest event that is not delivered. Stateless: any num
 import asyncio
 import logging
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, Never
 
@@ -25,13 +25,14 @@ from schemas.codec import (
     event_id,
 )
 from schemas.reasons import Rejection
-from schemas.records import Fingerprint, Hashed, Removed, Source
+from schemas.records import Fingerprint, Hashed, ImageIngested, ImageRemoved, Removed, Source
 from schemas.topics import (
     IMAGE_INGESTED,
     IMAGE_REMOVED,
     INDEX_LOG,
     MEBIBYTE,
 )
+from streams.circuit import Circuit
 from streams.decoding.pool import DecodePool
 from streams.delivery import (
     Deliver,
@@ -47,6 +48,7 @@ from streams.engine.process import die, require_topics
 from streams.engine.transport import build_app
 from streams.engine.worker import add_agent, run
 from streams.entry import LogEntry
+from streams.errors import PoisonedError
 from streams.fetching.fetch import Fetcher
 from streams.fetching.picture_bytes import PictureBytes
 from streams.kafka.dead_letters import dead_letter
@@ -67,6 +69,8 @@ _IN_WORK_BYTES = 32 * MEBIBYTE
 # host are to be many before they hold up others, so the bytes bound them and not their number.
 _EVENT_BYTES = 8 * 1024
 
+ReadBefore = Callable[[TopicPartition, int, int], Awaitable[Sequence[LogEntry]]]
+
 
 def run_hasher(settings: Settings) -> Never:
     """Run a hasher until it is told to stop."""
@@ -82,8 +86,18 @@ def run_hasher(settings: Settings) -> Never:
         with picture_bytes.waiting(len(content)):
             return await pool.run(fingerprint, content, limits, timeout_seconds=timeout_seconds)
 
+    pictures, removals = (
+        Feed(app, topic, LogReader(settings, topic), gather=settings.group_size)
+        for topic in (IMAGE_INGESTED, IMAGE_REMOVED)
+    )
+
+    async def read_before(partition: TopicPartition, offset: int, most: int) -> Sequence[LogEntry]:
+        feed = pictures if partition.topic == IMAGE_INGESTED else removals
+        return await feed.before(partition, offset, most)
+
     hasher = Hasher(
         settings,
+        read_before=read_before,
         fetch=fetcher.fetch,
         hash_picture=hash_picture,
         deliver=DeliveringProducer(settings),
@@ -91,22 +105,26 @@ def run_hasher(settings: Settings) -> Never:
         new_key=lambda: uuid.uuid4().bytes,
         fail=die,
     )
-    pictures, removals = (
-        Feed(app, topic, LogReader(settings, topic), gather=settings.group_size)
-        for topic in (IMAGE_INGESTED, IMAGE_REMOVED)
-    )
 
     async def hash_images(stream: faust.Stream[Any]) -> None:
         async with pool, fetcher:
             try:
                 async for stretch in pictures.stretches(stream):
                     await hasher.ingest(stretch)
+            except PoisonedError:
+                # What was done before the poison need not be done again.
+                await app.commit_reached()
+                raise
             finally:
                 hasher.abandon()
 
     async def forget_images(stream: faust.Stream[Any]) -> None:
-        async for stretch in removals.stretches(stream):
-            await hasher.remove(stretch)
+        try:
+            async for stretch in removals.stretches(stream):
+                await hasher.remove(stretch)
+        except PoisonedError:
+            await app.commit_reached()
+            raise
 
     async def abandon(*_: object, **__: object) -> None:
         hasher.abandon()
@@ -124,6 +142,7 @@ class Hasher:
         self,
         settings: Settings,
         *,
+        read_before: ReadBefore,
         fetch: Fetch,
         hash_picture: HashPicture,
         deliver: Deliver,
@@ -133,6 +152,7 @@ class Hasher:
     ) -> None:
         """Take the parts; `new_key` gives a key that no log record had before."""
         self._settings = settings
+        self._read_before = read_before
         self._fetch = fetch
         self._hash_picture = hash_picture
         self._deliver = deliver
@@ -142,32 +162,57 @@ class Hasher:
         self._in_work = Budget(_IN_WORK_BYTES)
         self._windows: dict[TopicPartition, tuple[int, Window]] = {}
         self._work: dict[TopicPartition, set[asyncio.Task[None]]] = {}
+        self._circuits: dict[TopicPartition, tuple[int, Circuit]] = {}
 
     async def ingest(self, stretch: Stretch) -> None:
-        """Begin work on a stretch of `image-ingested`; waits only where the window is full."""
+        """Begin work on a stretch of `image-ingested`; waits only where the window is full.
+
+        Raises:
+            PoisonedError: too many events in turn cannot be read; what came before them is done.
+        """
         window = self._window(stretch)
+        circuit = await self._circuit(stretch)
         tasks = self._work.setdefault(stretch.partition, set())
         for entry in stretch.entries:
             if not await window.enter(entry.offset):
                 return
             size_bytes = max(len(entry.value or b""), _EVENT_BYTES)
             await self._in_work.take(size_bytes)
-            task = asyncio.create_task(self._picture(stretch.partition, entry, window))
+            event = decode_image_ingested(entry.key, entry.value)
+            if not circuit.admits(readable=not isinstance(event, Rejection)):
+                while work := set().union(*self._work.values()):
+                    await asyncio.wait(work)
+                raise _poisoned(stretch.partition, entry.offset, circuit)
+            task = asyncio.create_task(self._picture(stretch.partition, entry, event, window))
             task.add_done_callback(partial(self._in_work.give_back, size_bytes))
             tasks.add(task)
             task.add_done_callback(partial(self._done, tasks))
 
     async def remove(self, stretch: Stretch) -> None:
-        """Append a stretch of `image-removed` to the log, in its order."""
-        outgoing = [self._removal(stretch.partition, entry) for entry in stretch.entries]
+        """Append a stretch of `image-removed` to the log, in its order.
+
+        Raises:
+            PoisonedError: too many events in turn cannot be read; what came before them is done.
+        """
+        circuit = await self._circuit(stretch)
+        outgoing: list[Outgoing] = []
+        stop, poisoned = stretch.stop, None
+        for entry in stretch.entries:
+            event = decode_image_removed(entry.key, entry.value)
+            if not circuit.admits(readable=not isinstance(event, Rejection)):
+                stop, poisoned = entry.offset, _poisoned(stretch.partition, entry.offset, circuit)
+                break
+            outgoing.append(self._removal(stretch.partition, entry, event))
         await commit_group(
             outgoing=outgoing,
             deliver=self._deliver,
             apply=nothing_to_apply,
             acknowledge=partial(
-                self._watermarks.advance, stretch.partition, stretch.assignment, stretch.stop
+                self._watermarks.advance, stretch.partition, stretch.assignment, stop
             ),
         )
+        if poisoned is not None:
+            raise poisoned
 
     def abandon(self) -> None:
         """Drop all pictures in work: their partitions are revoked, their offsets uncommitted."""
@@ -186,8 +231,23 @@ class Hasher:
             self._windows[stretch.partition] = (stretch.assignment, window)
         return window
 
-    async def _picture(self, partition: TopicPartition, entry: LogEntry, window: Window) -> None:
-        event = decode_image_ingested(entry.key, entry.value)
+    async def _circuit(self, stretch: Stretch) -> Circuit:
+        """Give the partition's circuit; a new assignment's knows what lies before its start."""
+        assignment, circuit = self._circuits.get(stretch.partition, (None, None))
+        if circuit is None or assignment != stretch.assignment:
+            limit = self._settings.unreadable_limit
+            before = await self._read_before(stretch.partition, stretch.start, limit)
+            circuit = Circuit(limit, (_readable(stretch.partition, entry) for entry in before))
+            self._circuits[stretch.partition] = (stretch.assignment, circuit)
+        return circuit
+
+    async def _picture(
+        self,
+        partition: TopicPartition,
+        entry: LogEntry,
+        event: ImageIngested | Rejection,
+        window: Window,
+    ) -> None:
         if isinstance(event, Rejection):
             outgoing = dead_letter(partition, entry, event)
         else:
@@ -213,8 +273,9 @@ class Hasher:
             acknowledge=partial(window.finish, entry.offset),
         )
 
-    def _removal(self, partition: TopicPartition, entry: LogEntry) -> Outgoing:
-        event = decode_image_removed(entry.key, entry.value)
+    def _removal(
+        self, partition: TopicPartition, entry: LogEntry, event: ImageRemoved | Rejection
+    ) -> Outgoing:
         if isinstance(event, Rejection):
             return dead_letter(partition, entry, event)
         record = Removed(
@@ -248,6 +309,19 @@ class Hasher:
         tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._fail(error)
+
+
+def _readable(partition: TopicPartition, entry: LogEntry) -> bool:
+    decode = decode_image_ingested if partition.topic == IMAGE_INGESTED else decode_image_removed
+    return not isinstance(decode(entry.key, entry.value), Rejection)
+
+
+def _poisoned(partition: TopicPartition, offset: int, circuit: Circuit) -> PoisonedError:
+    return PoisonedError(
+        f"{partition}: {circuit.unreadable} events in turn are not as the contract says; stopped "
+        f"before the next one, offset {offset}. The dead letters before it tell why: either their "
+        "producer is wrong, or this version is. CHECK_DEDUP_UNREADABLE_LIMIT=0 dead-letters on"
+    )
 
 
 class Budget:

@@ -82,6 +82,13 @@ class Settings:
         "beyond them does a host that does not answer hold up others, until it is given up: 35 s.",
         least=1,
     )
+    unreadable_limit: int = _setting(
+        "CHECK_DEDUP_UNREADABLE_LIMIT",
+        100,
+        "So many events of a partition in turn that are not as the contract says: before the next "
+        "such one the hasher stops, with exit code 4. 0: never.",
+        least=0,
+    )
     fetches_at_once: int = _setting(
         "CHECK_DEDUP_FETCHES_AT_ONCE", 64, "Pictures fetched at the same time.", least=1
     )

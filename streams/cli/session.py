@@ -6,6 +6,7 @@ the command line it is 2.
 
 import contextlib
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from typing import Final
@@ -13,6 +14,7 @@ from typing import Final
 import typer
 from rich.console import Console
 
+from streams import failpoints
 from streams.errors import CheckDedupError
 from streams.settings import Settings
 
@@ -24,6 +26,7 @@ def session(*, logs: bool = False) -> Iterator[Settings]:
     """Read the settings; turn errors that have a name into one line and exit code 1."""
     try:
         settings = Settings.from_environment()
+        failpoints.arm(os.environ)
         logging.basicConfig(
             level=settings.log_level if logs else logging.ERROR,
             format="%(asctime)s %(levelname)s %(name)s: %(message)s",

@@ -166,6 +166,16 @@ class Feed:
             if partition.topic == self._topic
         }
 
+    async def before(self, partition: TopicPartition, offset: int, most: int) -> list[LogEntry]:
+        """Read the records before an offset, at most so many and as far as they still exist."""
+        low, _ = await self._ask(self._log.watermarks, partition.partition)
+        entries: list[LogEntry] = []
+        position = max(low, offset - most)
+        while position < offset:
+            read, position = await self._ask(self._read, partition, position, offset)
+            entries += read
+        return entries
+
     async def _begun(self, assignment: int) -> AsyncIterator[Stretch]:
         """Take up the partitions of a new assignment, each at its committed offset."""
         mine = self.owned()

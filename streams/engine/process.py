@@ -25,10 +25,12 @@ def require_topics(settings: Settings) -> None:
 
 def die(error: BaseException) -> Never:
     """End the process before anything more can be acknowledged."""
+    code = 1
     if isinstance(error, CheckDedupError):
+        code = error.exit_code
         logger.critical("%s", error)
     else:
         logger.critical("unexpected: %r", error, exc_info=error)
     logging.shutdown()
     sys.stderr.flush()
-    os._exit(1)
+    os._exit(code)

@@ -20,6 +20,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
 from schemas.topics import LARGEST_MESSAGE_BYTES
+from streams import failpoints
 from streams.delivery import Watermarks
 from streams.errors import MisconfiguredError
 from streams.settings import Settings
@@ -61,7 +62,9 @@ class WatermarkConsumer(driver.Consumer):
         }
         if not offsets:
             return False
+        failpoints.reach("commit.before")
         committed: bool = await self._commit(offsets)
+        failpoints.reach("commit.after")
         if committed:
             self._committed_offset.update(offsets)
         return committed
@@ -109,6 +112,11 @@ class App(faust.App):
 
     def _create_directories(self) -> None:
         """Make none: they are for Faust's tables."""
+
+    async def commit_reached(self) -> None:
+        """Commit what is reached, if the broker answers soon; before an end that is no stop."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.consumer.commit(), _LAST_COMMIT_SECONDS)
 
     async def on_stop(self) -> None:
         """Stop within a bound, whatever the broker does."""

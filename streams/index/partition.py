@@ -105,8 +105,18 @@ class PartitionIndex:
         self._generation = 0
         self._load_bands()
         self._load_rows_after_bands()
+        self._removals = 0
         for ordinal, removed_at in self._store.removals():
             self._columns.remove(ordinal, removed_at)
+            self._removals += 1
+        counted = self._store.progress
+        if (len(self), self._removals) != (counted.pictures, counted.removals):
+            self.close()
+            raise CorruptStateError(
+                f"the index in {self._directory} has {len(self)} pictures and {self._removals} "
+                f"removals instead of {counted.pictures} and {counted.removals}; delete it: it is "
+                "rebuilt from index-log"
+            )
 
     @property
     def next_offset(self) -> int:
@@ -158,7 +168,8 @@ class PartitionIndex:
         last = decoded[-1][0] if decoded else None
         progress = self._store.progress
         if upto > applied:
-            progress = Progress(
+            progress = msgspec.structs.replace(
+                progress,
                 next_offset=upto,
                 last_offset=progress.last_offset if last is None else last.offset,
                 last_key=progress.last_key if last is None else last.key or b"",
@@ -183,6 +194,9 @@ class PartitionIndex:
             else:
                 raise self._unknown(entry.offset, f"type {type(record).__name__}")
         self._index(fresh)
+        staged.progress = msgspec.structs.replace(
+            staged.progress, pictures=len(self), removals=self._removals
+        )
         staged.batch.put_progress(staged.progress)
         return arrivals
 
@@ -248,6 +262,7 @@ class PartitionIndex:
                 # Kept without its hashes, so that a redelivery gets the same outcome again.
                 record = msgspec.structs.replace(record, fingerprint=_blank(record.fingerprint))
                 staged.batch.put_removed(first, first)
+                self._removals += 1
             row = Row(first, entry.timestamp_ms, number, record)
             staged.rows[first] = row
             staged.batch.put_row(row, encode_log(record))
@@ -282,6 +297,7 @@ class PartitionIndex:
         if first is not None:
             self._columns.remove(first, offset)
             staged.batch.put_removed(first, offset)
+            self._removals += 1
 
     def _change_settings(self, staged: _Staged, offset: int, settings: MatchSettings) -> None:
         recorded = self._settings[0][1].partitions if self._settings else settings.partitions
@@ -479,9 +495,15 @@ class PartitionIndex:
         start = int(self._columns.ordinals[-1]) + 1 if known else 0
         fresh: list[Row] = []
         for row in self._store.rows_from(start):
+            if row.number != known + len(fresh):
+                raise CorruptStateError(
+                    f"the index in {self._directory} lacks pictures before that of offset "
+                    f"{row.ordinal}; delete it: it is rebuilt from index-log"
+                )
             fresh.append(row)
             if len(fresh) == _LOAD_ROWS:
                 self._index(fresh)
+                known += len(fresh)
                 fresh.clear()
         self._index(fresh)
 

@@ -5,23 +5,29 @@ derived from these rows and can be lost. One `WriteBatch` holds a group's rows a
 offset, so that a kill at any moment leaves a prefix of the log, never a part of a group.
 """
 
+import faulthandler
 import gc
 import shutil
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import msgspec
 from rocksdict import BlockBasedOptions, Cache, DBCompressionType, Options, Rdict, WriteBatch
 
 from schemas.codec import decode_log
 from schemas.records import Hashed, MatchSettings
-from streams.errors import CorruptStateError
+from streams import failpoints
+from streams.errors import CorruptStateError, RetryableError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
+# RocksDB reads one flipped bit of its MANIFEST (a record's type) in a loop without end, and lets no
+# other thread of ours run meanwhile. An index of 36 million pictures opens within a second.
+_OPEN_SECONDS = 300.0
+_NO_ROOM_BYTES = 1024 * 1024
 _OPEN_FILES = 512
 _BLOCK_CACHE_BYTES = 64 * 1024 * 1024
 _WRITE_BUFFER_BYTES = 32 * 1024 * 1024
@@ -52,14 +58,20 @@ class Identity(msgspec.Struct, frozen=True):
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """How far the log is applied: the next offset, and the last applied record's key."""
+    """How far the log is applied: the next offset, the last applied record's key, what was kept.
+
+    A database that lost a table, and not the newer ones, is found by its rows and removals being
+    fewer than were counted.
+    """
 
     next_offset: int
     last_offset: int
     last_key: bytes
+    pictures: int
+    removals: int
 
 
-NOTHING_APPLIED = Progress(next_offset=0, last_offset=-1, last_key=b"")
+NOTHING_APPLIED = Progress(next_offset=0, last_offset=-1, last_key=b"", pictures=0, removals=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +141,12 @@ class Store:
 
         Raises:
             CorruptStateError: the database does not open, or another process holds it.
+            RetryableError: its disk is full.
         """
         self._directory = directory
         directory.mkdir(parents=True, exist_ok=True)
+        # Ends the process from a thread that needs nothing of Python.
+        faulthandler.dump_traceback_later(_OPEN_SECONDS, exit=True)
         try:
             self._db = Rdict(str(directory), options=_options())
             if self._db.get(_IDENTITY) not in (None, msgspec.msgpack.encode(identity)):
@@ -139,17 +154,28 @@ class Store:
                 shutil.rmtree(directory)
                 self._db = Rdict(str(directory), options=_options())
             self._db.put(_IDENTITY, msgspec.msgpack.encode(identity))
-        except Exception as error:  # rocksdict raises bare Exception for every failure
-            message = f"the index in {directory} does not open: {error}"
-            raise CorruptStateError(message) from error
+        except Exception as error:  # noqa: BLE001 - rocksdict raises it bare for every failure
+            self._fail("does not open", error)
+        finally:
+            faulthandler.cancel_dump_traceback_later()
         encoded = self._db.get(_NEXT)
         self.progress = (
             NOTHING_APPLIED if encoded is None else msgspec.msgpack.decode(encoded, type=Progress)
         )
 
     def write(self, batch: Batch) -> None:
-        """Write all of a batch, or nothing."""
-        self._db.write(batch.raw())
+        """Write all of a batch, or nothing.
+
+        Raises:
+            RetryableError: the disk is full.
+            CorruptStateError: it cannot be written.
+        """
+        failpoints.reach("write.before")
+        try:
+            self._db.write(batch.raw())
+        except Exception as error:  # noqa: BLE001 - rocksdict raises it bare for every failure
+            self._fail("cannot be written", error)
+        failpoints.reach("write.after")
 
     def rows(self, ordinals: Sequence[int]) -> list[Row]:
         """Read the rows at these ordinals.
@@ -200,13 +226,24 @@ class Store:
         return self._get([_BANDS])[0]
 
     def close(self) -> None:
-        """Close. RocksDB's lock goes when no iterator is alive either, hence the collection."""
-        self._db.close()
-        gc.collect()
+        """Close. RocksDB's lock goes when no iterator is alive either, hence the collection.
+
+        Raises:
+            CorruptStateError: what was damaged when it was read is told once more.
+        """
+        try:
+            self._db.close()
+        except Exception as error:  # noqa: BLE001 - rocksdict raises it bare for every failure
+            self._fail("does not close", error)
+        finally:
+            gc.collect()
 
     def _get(self, keys: list[bytes]) -> list[bytes | None]:
         # The cast of `keys` is for the stub, whose list of key types is invariant.
-        found = self._db.get(cast("list[Any]", keys)) if keys else []
+        try:
+            found = self._db.get(cast("list[Any]", keys)) if keys else []
+        except Exception as error:  # noqa: BLE001 - rocksdict raises it bare for every failure
+            self._fail("cannot be read", error)
         return cast("list[bytes | None]", found)
 
     def _get_u64(self, keys: list[bytes]) -> list[int | None]:
@@ -222,7 +259,21 @@ class Store:
             yield key, cast("bytes", iterator.value())
             iterator.next()
         # An iterator that met a damaged block is invalid too, and says so only here.
-        iterator.status()
+        try:
+            iterator.status()
+        except Exception as error:  # noqa: BLE001 - rocksdict raises it bare for every failure
+            self._fail("cannot be read", error)
+
+    def _fail(self, what: str, error: Exception) -> NoReturn:
+        """Say what to do: a full disk wants room, anything else a new index."""
+        if shutil.disk_usage(self._directory).free < _NO_ROOM_BYTES:
+            raise RetryableError(
+                f"the index in {self._directory} {what}, because its disk is full: {error}"
+            ) from error
+        raise CorruptStateError(
+            f"the index in {self._directory} {what}: {error}; when no other process has it open, "
+            "delete it: it is rebuilt from index-log"
+        ) from error
 
 
 def _options() -> Options:

@@ -320,3 +320,13 @@ async def test_a_stream_that_ends_ends_the_feed() -> None:
     world.stream.queue.put_nowait(None)
     with pytest.raises(StopAsyncIteration):
         await world.next()
+
+
+async def test_what_came_before_an_offset_is_read_as_far_as_it_exists() -> None:
+    """Bounded, in order, asked for again when the broker does not answer."""
+    world = World(Log(start=3, erased={5}, failures=1))
+    before = await world.feed.before(PARTITION, 8, 4)
+    assert [each.offset for each in before] == [4, 6, 7]
+    assert [each.offset for each in await world.feed.before(PARTITION, 5, 4)] == [3, 4]
+    assert await world.feed.before(PARTITION, 3, 4) == []
+    assert await world.feed.before(PARTITION, 8, 0) == []

@@ -1,8 +1,10 @@
 """The hasher: pictures in any order, removals in theirs, nothing acknowledged before delivery."""
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from itertools import count
+
+import pytest
 
 from schemas.codec import decode_log, encode_json
 from schemas.reasons import Rejection
@@ -11,6 +13,7 @@ from schemas.topics import IMAGE_INGESTED, IMAGE_REMOVED, INDEX_LOG
 from streams.delivery import Outgoing, TopicPartition, Watermarks
 from streams.engine.feed import Stretch
 from streams.entry import LogEntry
+from streams.errors import PoisonedError
 from streams.hasher import Budget, Hasher
 from streams.kafka.partitioner import partition_of
 from streams.settings import Settings
@@ -28,9 +31,11 @@ class World:
         self.gates: dict[str, asyncio.Event] = {}
         self.watermarks = Watermarks()
         self.broken = False
+        self.log: dict[TopicPartition, list[LogEntry]] = {}
         keys = count()
         self.hasher = Hasher(
             settings or Settings(),
+            read_before=self.read_before,
             fetch=self.fetch,
             hash_picture=self.hash_picture,
             deliver=self.deliver,
@@ -38,6 +43,13 @@ class World:
             new_key=lambda: b"key-%d" % next(keys),
             fail=self.failures.append,
         )
+
+    async def read_before(
+        self, partition: TopicPartition, offset: int, most: int
+    ) -> Sequence[LogEntry]:
+        """Read the records of a source's log before an offset."""
+        before = [entry for entry in self.log.get(partition, ()) if entry.offset < offset]
+        return before[-most:] if most else []
 
     async def fetch(self, url: str, workspace: str, /) -> bytes | Rejection:
         """Give a picture once its gate is open."""
@@ -170,6 +182,61 @@ async def test_removals_are_appended_in_their_order() -> None:
     sources = [decode_log(record.value or b"") for record in (first, last)]
     assert [each.source.offset for each in sources if isinstance(each, Removed)] == [7, 9]
     assert world.committable(REMOVALS) == 10
+
+
+def unreadable(offset: int) -> LogEntry:
+    """Give an event that is no JSON, in either topic."""
+    return LogEntry(offset, 5000, b"w", b"no json")
+
+
+async def test_all_poison_stops_pictures_when_what_came_before_is_done() -> None:
+    """The limit is dead-lettered and committed, the next one is left; the good one is done."""
+    world = World(Settings(unreadable_limit=3))
+    entries = [picture(4, "slow"), *(unreadable(offset) for offset in range(5, 11))]
+    ingesting = asyncio.ensure_future(world.hasher.ingest(stretch(PICTURES, *entries)))
+    await world.settle()
+    assert not ingesting.done()
+    world.gates["slow"].set()
+    with pytest.raises(PoisonedError, match=r"image-ingested\[2\]: 3 events .* offset 8\."):
+        await asyncio.wait_for(ingesting, 10)
+    assert world.committable(PICTURES) == 8
+    assert sorted(record.topic for record in world.delivered) == ["image-ingested-dlq"] * 3 + [
+        INDEX_LOG
+    ]
+
+
+async def test_all_poison_stops_removals_in_their_order() -> None:
+    """The limit is dead-lettered and committed, the next one is left."""
+    world = World(Settings(unreadable_limit=3))
+    with pytest.raises(PoisonedError):
+        await world.hasher.remove(stretch(REMOVALS, *(unreadable(n) for n in range(7, 20))))
+    assert len(world.delivered) == 3
+    assert world.committable(REMOVALS) == 10
+
+
+async def test_a_hasher_started_again_does_not_creep_into_the_poison() -> None:
+    """It knows from the topic what came before its offset; a good event lets it go on."""
+    world = World(Settings(unreadable_limit=3))
+    world.log[PICTURES] = [unreadable(offset) for offset in range(4)]
+    with pytest.raises(PoisonedError):
+        await world.hasher.ingest(stretch(PICTURES, unreadable(4), picture(5, "a")))
+    again = World(Settings(unreadable_limit=3))
+    again.log = world.log
+    await again.hasher.ingest(stretch(PICTURES, picture(4, "a"), unreadable(5)))
+    await again.settle()
+    assert len(again.delivered) == 1
+
+
+async def test_bad_pictures_are_no_poison() -> None:
+    """People forward what is no picture: however many in turn, only events are counted."""
+    world = World(Settings(unreadable_limit=3))
+    entries = [picture(offset, f"404-{offset}") for offset in range(20)]
+    await world.hasher.ingest(stretch(PICTURES, *entries))
+    await world.settle()
+    for gate in world.gates.values():
+        gate.set()
+    await world.settle()
+    assert len(world.delivered) == 20
 
 
 async def test_the_budget_lets_one_in_whatever_its_size_and_makes_the_next_wait() -> None:
