@@ -25,7 +25,7 @@ from schemas.topics import (
     dead_letter_topic_name,
 )
 from streams.errors import MisconfiguredError, RetryableError
-from streams.kafka.client import direct_consumer, producer
+from streams.kafka.client import direct_consumer, producer, require_access
 from streams.settings import Settings
 
 Ended = ImageMatched | str
@@ -103,6 +103,7 @@ class Publication:
 
     def __init__(self, settings: Settings) -> None:
         """Connect; nothing is sent yet."""
+        self._settings = settings
         self._producer = producer(settings)
         self._consumer = direct_consumer(settings)
         self._waiting: set[str] = set()
@@ -110,6 +111,7 @@ class Publication:
 
     def __enter__(self) -> Self:
         """Stand at the ends of the topics of outcomes and dead letters."""
+        require_access(self._settings)
         found = self._consumer.list_topics(timeout=10).topics
         places = [
             TopicPartition(name, partition)

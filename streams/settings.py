@@ -5,11 +5,13 @@ changes a match outcome: what does is the settings record in `index-log`
 (`schemas.records.MatchSettings`), written by `topics create`.
 """
 
+import math
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from schemas.topics import MEBIBYTE
 from streams.errors import MisconfiguredError
@@ -18,11 +20,72 @@ _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"0", "false", "no", "off"}
 
 
+_LARGEST_PORT = 65_535
+_SERVER: Final = re.compile(r"(\[[0-9a-fA-F:.]+\]|[\w.-]+):(\d{1,5})", re.ASCII)
+_INSTANCE: Final = re.compile(r"[\w.-]{1,150}", re.ASCII)
+
+
 def _setting(
-    variable: str, default: object, meaning: str, *, unit: str = "", least: float | None = None
+    variable: str,
+    default: object,
+    meaning: str,
+    *,
+    unit: str = "",
+    least: float | None = None,
+    most: float = math.inf,
+    check: Callable[[str], str] = str,
+    secret: bool = False,
 ) -> Any:  # noqa: ANN401 - as dataclasses.field, which it wraps
-    metadata = {"variable": variable, "meaning": meaning, "unit": unit, "least": least}
-    return field(default=default, metadata=metadata)
+    metadata = {
+        "variable": variable,
+        "meaning": meaning,
+        "unit": unit,
+        "least": least,
+        "most": most,
+        "check": check,
+        "secret": secret,
+    }
+    return field(default=default, metadata=metadata, repr=not secret)
+
+
+def _one_of(*allowed: str) -> Callable[[str], str]:
+    def check(text: str) -> str:
+        if text.upper() in allowed:
+            return text.upper()
+        message = f"{', '.join(allowed[:-1])} or {allowed[-1]} is wanted"
+        raise ValueError(message)
+
+    return check
+
+
+def _readable(text: str) -> str:
+    """Take the path of a file that is there, and not empty."""
+    try:
+        with Path(text).open("rb") as file:
+            empty = not file.read(1)
+    except OSError as error:
+        message = f"the file cannot be read: {error.strerror}"
+        raise ValueError(message) from error
+    if empty:
+        message = "the file is empty"
+        raise ValueError(message)
+    return text
+
+
+def _servers(text: str) -> str:
+    for server in text.split(","):
+        found = _SERVER.fullmatch(server.strip())
+        if found is None or not 0 < int(found[2]) <= _LARGEST_PORT:
+            message = f"host:port, comma separated, is wanted; {server.strip()!r} is not"
+            raise ValueError(message)
+    return text
+
+
+def _instance(text: str) -> str:
+    if _INSTANCE.fullmatch(text) is None:
+        message = "up to 150 letters, digits, dots, dashes and underscores are wanted"
+        raise ValueError(message)
+    return text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +93,50 @@ class Settings:
     """The settings of one process."""
 
     bootstrap_servers: str = _setting(
-        "KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:9092", "Kafka brokers, comma separated."
+        "KAFKA_BOOTSTRAP_SERVERS",
+        "127.0.0.1:9092",
+        "Kafka brokers, comma separated.",
+        check=_servers,
+    )
+    security_protocol: str = _setting(
+        "KAFKA_SECURITY_PROTOCOL",
+        "PLAINTEXT",
+        "PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL.",
+        check=_one_of("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"),
+    )
+    sasl_mechanism: str = _setting(
+        "KAFKA_SASL_MECHANISM",
+        "SCRAM-SHA-512",
+        "SCRAM-SHA-512, SCRAM-SHA-256 or PLAIN.",
+        check=_one_of("SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN"),
+    )
+    sasl_username: str = _setting("KAFKA_SASL_USERNAME", "", "Who we are, with SASL.")
+    sasl_password: str = _setting(
+        "KAFKA_SASL_PASSWORD", "", "Never shown. A file is safer than the environment.", secret=True
+    )
+    sasl_password_file: str = _setting(
+        "KAFKA_SASL_PASSWORD_FILE",
+        "",
+        "File with the password, read at start; a line break at its end does not count.",
+        check=_readable,
+    )
+    ssl_ca_location: str = _setting(
+        "KAFKA_SSL_CA_LOCATION",
+        "",
+        "PEM file of the authorities that sign brokers' certificates. Empty: the system's.",
+        check=_readable,
+    )
+    ssl_certificate_location: str = _setting(
+        "KAFKA_SSL_CERTIFICATE_LOCATION",
+        "",
+        "PEM file of our own certificate, for brokers that ask for one.",
+        check=_readable,
+    )
+    ssl_key_location: str = _setting(
+        "KAFKA_SSL_KEY_LOCATION",
+        "",
+        "PEM file of that certificate's key, not encrypted.",
+        check=_readable,
     )
     partitions: int = _setting(
         "CHECK_DEDUP_PARTITIONS",
@@ -46,6 +152,7 @@ class Settings:
         "",
         "Stable name of this replica (the pod's name): a static group member, which is back in "
         "milliseconds after a restart. Empty: a dynamic member.",
+        check=_instance,
     )
     session_timeout_seconds: int = _setting(
         "CHECK_DEDUP_SESSION_TIMEOUT_SECONDS",
@@ -149,7 +256,9 @@ class Settings:
     api_host: str = _setting(
         "CHECK_DEDUP_API_HOST", "127.0.0.1", "Address that the API listens on; 0.0.0.0 for all."
     )
-    api_port: int = _setting("CHECK_DEDUP_API_PORT", 8080, "Port of the API.", least=0)
+    api_port: int = _setting(
+        "CHECK_DEDUP_API_PORT", 8080, "Port of the API.", least=0, most=_LARGEST_PORT
+    )
     keys_file: Path = _setting(
         "CHECK_DEDUP_KEYS_FILE",
         Path("build/data/keys.json"),
@@ -198,9 +307,18 @@ class Settings:
         "Address of `/metrics`, `/livez` and `/readyz`; 0.0.0.0 for all.",
     )
     metrics_port: int = _setting(
-        "CHECK_DEDUP_METRICS_PORT", 0, "Port of those; 0: they are not served.", least=0
+        "CHECK_DEDUP_METRICS_PORT",
+        0,
+        "Port of those; 0: they are not served.",
+        least=0,
+        most=_LARGEST_PORT,
     )
-    log_level: str = _setting("CHECK_DEDUP_LOG_LEVEL", "INFO", "DEBUG, INFO, WARNING or ERROR.")
+    log_level: str = _setting(
+        "CHECK_DEDUP_LOG_LEVEL",
+        "INFO",
+        "DEBUG, INFO, WARNING or ERROR.",
+        check=_one_of("DEBUG", "INFO", "WARNING", "ERROR"),
+    )
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Settings":
@@ -218,16 +336,19 @@ class Settings:
             try:
                 values[declared.name] = declared.parse(text)
             except ValueError as error:
-                wrong.append(f"{declared.variable}={text!r}: {error}")
+                shown = "" if declared.secret else f"={text!r}"
+                wrong.append(f"{declared.variable}{shown}: {error}")
         known = {declared.variable for declared in declarations()}
         wrong.extend(
             f"{name}: no such setting"
             for name in environment
             if name.startswith("CHECK_DEDUP_") and name not in known
         )
+        settings = cls(**cast("dict[str, Any]", {} if wrong else values))
+        wrong.extend(_contradictions(settings))
         if wrong:
             raise MisconfiguredError("\n".join(wrong))
-        return cls(**cast("dict[str, Any]", values))
+        return settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,19 +361,27 @@ class Declaration:
     unit: str
     meaning: str
     least: float | None
+    most: float
+    check: Callable[[str], str]
+    secret: bool
+
+    def shown(self, settings: Settings) -> str:
+        """Give its value for a person: a secret's never."""
+        value = str(getattr(settings, self.name))
+        return "(not shown)" if self.secret and value else value
 
     def parse(self, text: str) -> object:
         """Turn the environment's text into a value of the default's type.
 
         Raises:
-            ValueError: it is none, or below the least allowed.
+            ValueError: it is none, or not one of those allowed.
         """
         if isinstance(self.default, bool):
             return _boolean(text)
         if isinstance(self.default, Path):
             return Path(text)
         if isinstance(self.default, str):
-            return _log_level(text) if self.name == "log_level" else text
+            return self.check(text)
         kind: type[int | float] = type(self.default)  # type: ignore[assignment]
         wanted = "a whole number" if kind is int else "a number"
         try:
@@ -262,6 +391,9 @@ class Declaration:
             raise ValueError(message) from error
         if self.least is not None and not number >= self.least:
             message = f"at least {self.least:g} is wanted"
+            raise ValueError(message)
+        if not number <= self.most or not math.isfinite(number):
+            message = f"at most {self.most:g} is wanted"
             raise ValueError(message)
         return number
 
@@ -276,6 +408,9 @@ def declarations() -> tuple[Declaration, ...]:
             unit=declared.metadata["unit"],
             meaning=declared.metadata["meaning"],
             least=declared.metadata["least"],
+            most=declared.metadata["most"],
+            check=declared.metadata["check"],
+            secret=declared.metadata["secret"],
         )
         for declared in fields(Settings)
     )
@@ -290,8 +425,35 @@ def _boolean(text: str) -> bool:
     raise ValueError(message)
 
 
-def _log_level(text: str) -> str:
-    if text.upper() in {"DEBUG", "INFO", "WARNING", "ERROR"}:
-        return text.upper()
-    message = "DEBUG, INFO, WARNING or ERROR is wanted"
-    raise ValueError(message)
+def _contradictions(settings: Settings) -> list[str]:
+    """Name settings that are well-formed, and together say nothing, or something else."""
+    protocol = settings.security_protocol
+    found = []
+    given = {
+        declared.name: declared.variable
+        for declared in declarations()
+        if declared.name.startswith(("sasl_", "ssl_"))
+        and getattr(settings, declared.name) != declared.default
+    }
+    # Half a configuration of security must never end in a connection without any.
+    used = {"sasl_": protocol.startswith("SASL"), "ssl_": protocol.endswith("SSL")}
+    for prefix, is_used in used.items():
+        if not is_used:
+            found += [
+                f"{variable}: KAFKA_SECURITY_PROTOCOL={protocol} does not use it"
+                for name, variable in given.items()
+                if name.startswith(prefix)
+            ]
+    if protocol.startswith("SASL"):
+        if "sasl_username" not in given:
+            found.append(f"KAFKA_SASL_USERNAME: KAFKA_SECURITY_PROTOCOL={protocol} needs it")
+        if ("sasl_password" in given) == ("sasl_password_file" in given):
+            found.append(
+                "KAFKA_SASL_PASSWORD_FILE, KAFKA_SASL_PASSWORD: exactly one of them is needed for "
+                f"KAFKA_SECURITY_PROTOCOL={protocol}"
+            )
+    if ("ssl_certificate_location" in given) != ("ssl_key_location" in given):
+        found.append(
+            "KAFKA_SSL_CERTIFICATE_LOCATION, KAFKA_SSL_KEY_LOCATION: one without the other"
+        )
+    return found

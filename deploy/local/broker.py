@@ -24,7 +24,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -67,8 +67,9 @@ process.roles=broker,controller
 node.id=1
 controller.quorum.bootstrap.servers=127.0.0.1:{controller_port}
 controller.listener.names=CONTROLLER
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
-listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}{more_listeners}
+listener.security.protocol.map=\
+CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL,SSL:SSL
 log.dirs={data}
 auto.create.topics.enable=false
 message.max.bytes={max_message_bytes}
@@ -124,12 +125,22 @@ class Broker:
     """A broker that lives in `directory`; starting it again there finds its data again.
 
     `port` is the one for clients; without it a free one is chosen at the first start and kept. As a
-    context manager it starts on entry and stops on exit.
+    context manager it starts on entry and stops on exit. `listeners` are further ones, by their
+    security protocol, and `properties` what they need (see `deploy.local.secured`).
     """
 
-    def __init__(self, directory: Path, *, port: int | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        port: int | None = None,
+        listeners: Sequence[str] = (),
+        properties: str = "",
+    ) -> None:
         self.directory = directory.resolve()
         self._wanted_port = port
+        self._listeners = listeners
+        self._more_properties = properties
         self._child: subprocess.Popen[bytes] | None = None
 
     @property
@@ -164,6 +175,13 @@ class Broker:
         if ports is None:
             raise BrokerError(f"no broker has been started in {self.directory}")
         return f"127.0.0.1:{ports[0]}"
+
+    def bootstrap_of(self, protocol: str) -> str:
+        """`host:port` of the further listener with this security protocol."""
+        found = self._recorded_listeners().get(protocol)
+        if found is None:
+            raise BrokerError(f"no broker with a {protocol} listener was started here")
+        return f"127.0.0.1:{found}"
 
     def process(self) -> psutil.Process | None:
         """The running process of this directory, or None. Never another one with a reused PID."""
@@ -280,12 +298,17 @@ class Broker:
         self.pid_file.unlink(missing_ok=True)
 
     def _recorded_ports(self) -> tuple[int, int] | None:
+        found = self._recorded_listeners()
+        ports = found.get("PLAINTEXT"), found.get("CONTROLLER")
+        return None if ports[0] is None or ports[1] is None else (ports[0], ports[1])
+
+    def _recorded_listeners(self) -> dict[str, int]:
         try:
             text = self.properties.read_text()
         except FileNotFoundError:
-            return None
-        found = re.search(r"PLAINTEXT://127\.0\.0\.1:(\d+),CONTROLLER://127\.0\.0\.1:(\d+)", text)
-        return (int(found[1]), int(found[2])) if found else None
+            return {}
+        found = re.findall(r"([A-Z_]+)://127\.0\.0\.1:(\d+)", text)
+        return {name: int(port) for name, port in found}
 
     def _choose_ports(self) -> tuple[int, int]:
         """Ports for clients and for the controller; the latter is part of the formatted data."""
@@ -303,13 +326,17 @@ class Broker:
 
     def _format(self, java: str, jars: Path, ports: tuple[int, int]) -> None:
         """Write the configuration; format the data directory unless it is a broker's already."""
+        recorded = self._recorded_listeners()
+        more = {name: recorded.get(name) or _free_port() for name in self._listeners}
         self.properties.write_text(
             SERVER_PROPERTIES.format(
                 port=ports[0],
                 controller_port=ports[1],
+                more_listeners="".join(f",{name}://127.0.0.1:{more[name]}" for name in more),
                 data=self.data,
                 max_message_bytes=MAX_MESSAGE_BYTES,
             )
+            + self._more_properties
         )
         if self.meta_properties.exists():
             return

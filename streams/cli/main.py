@@ -35,7 +35,7 @@ def show_settings() -> None:
     """Print every setting: environment variable, value, unit, default and meaning."""
     with session() as settings:
         for declared in declarations():
-            value, default = str(getattr(settings, declared.name)), str(declared.default)
+            value, default = declared.shown(settings), str(declared.default)
             changed = f" (default {default or 'empty'})" if value != default else ""
             unit = f" {declared.unit}" if declared.unit else ""
             line = f"{declared.variable} = {value or 'empty'}{unit}{changed}"

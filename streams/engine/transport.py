@@ -23,6 +23,7 @@ from schemas.topics import LARGEST_MESSAGE_BYTES
 from streams import failpoints
 from streams.delivery import Watermarks
 from streams.errors import MisconfiguredError
+from streams.kafka.security import faust_credentials
 from streams.settings import Settings
 
 _SCHEME = "kafka"
@@ -144,6 +145,7 @@ def build_app(settings: Settings, group: str, *, buffered_events: int) -> App:
     return App(
         group,
         broker=brokers,
+        broker_credentials=faust_credentials(settings),
         autodiscover=False,
         web_enabled=False,
         processing_guarantee="at_least_once",

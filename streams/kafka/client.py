@@ -7,8 +7,9 @@ speaks to it, is said here only. Faust has a client of its own, configured by th
 # ruff: noqa: SLF001 - librdkafka names its own error codes with an underscore
 
 import logging
+import time
 from contextlib import closing
-from typing import Final
+from typing import Any, Final
 
 from confluent_kafka import (
     Consumer,
@@ -22,6 +23,7 @@ from confluent_kafka.admin import AdminClient
 
 from schemas.topics import LARGEST_MESSAGE_BYTES
 from streams.errors import MisconfiguredError, RetryableError
+from streams.kafka.security import librdkafka_security, tls_context
 from streams.settings import Settings
 
 _LOGGER: Final = logging.getLogger(__name__)
@@ -39,7 +41,17 @@ _MISCONFIGURED: Final = {
     KafkaError.MSG_SIZE_TOO_LARGE,
 }
 
-Config = dict[str, str | int | float | bool]
+# The broker does not take us, or we do not take it. librdkafka itself would try for ever.
+_REFUSED: Final = {
+    KafkaError._AUTHENTICATION,
+    KafkaError.SASL_AUTHENTICATION_FAILED,
+    KafkaError._SSL,
+}
+_CONNECTING_SECONDS: Final = 10.0
+_CONNECT_POLL_SECONDS: Final = 0.2
+_OTHERS_SECONDS: Final = 1.0
+
+Config = dict[str, Any]
 
 
 def producer(settings: Settings, *, linger_ms: int = 5) -> Producer:
@@ -93,6 +105,43 @@ def admin_client(settings: Settings) -> AdminClient:
     return AdminClient(_common(settings), logger=_LOGGER)
 
 
+def require_access(settings: Settings, timeout_seconds: float = _CONNECTING_SECONDS) -> None:
+    """Find out that a broker answers us: first of all, because only here a refusal is told.
+
+    Raises:
+        MisconfiguredError: wrong password or mechanism, or a certificate that is not trusted.
+        RetryableError: no answer in time.
+    """
+    if settings.security_protocol.endswith("SSL"):
+        tls_context(settings)  # whose errors name the setting
+    said: list[KafkaError] = []
+    admin = AdminClient(_common(settings) | {"error_cb": said.append}, logger=_LOGGER)
+    began = time.monotonic()
+    while True:
+        try:
+            admin.list_topics(timeout=_CONNECT_POLL_SECONDS)
+        except KafkaException as error:
+            admin.poll(0)
+            refused = [one for one in said if one.code() in _REFUSED]
+            waited_seconds = time.monotonic() - began
+            # One broker of several that refuses us is no reason to stop.
+            if refused and waited_seconds > _OTHERS_SECONDS:
+                raise MisconfiguredError(
+                    f"KAFKA_BOOTSTRAP_SERVERS={settings.bootstrap_servers}, "
+                    f"KAFKA_SECURITY_PROTOCOL={settings.security_protocol}: {refused[0].str()}"
+                ) from error
+            if waited_seconds > timeout_seconds:
+                told = [one for one in said if one.code() != KafkaError._ALL_BROKERS_DOWN]
+                last = told[-1] if told else error.args[0]
+                raise RetryableError(
+                    f"no answer from KAFKA_BOOTSTRAP_SERVERS={settings.bootstrap_servers}, "
+                    f"KAFKA_SECURITY_PROTOCOL={settings.security_protocol}, in "
+                    f"{timeout_seconds:g} s: {last.str()}"
+                ) from error
+        else:
+            return
+
+
 def classified(error: KafkaError, what: str) -> MisconfiguredError | RetryableError:
     """Turn Kafka's error into ours, by what to do about it."""
     kind = MisconfiguredError if error.code() in _MISCONFIGURED else RetryableError
@@ -135,6 +184,7 @@ def topic_id(settings: Settings, topic: str, timeout_seconds: float = 10.0) -> s
 def _common(settings: Settings) -> Config:
     return {
         "bootstrap.servers": settings.bootstrap_servers,
+        **librdkafka_security(settings),
         # A broker that comes back is found at once: librdkafka's default grows to 10 s.
         "reconnect.backoff.ms": 50,
         "reconnect.backoff.max.ms": 1000,

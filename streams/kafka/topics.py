@@ -36,7 +36,7 @@ from schemas.codec import (
 from schemas.records import LogRecord, MatchSettings
 from schemas.topics import IMAGE_INGESTED, IMAGE_REMOVED, INDEX_LOG, MATCH_ASKED, TOPICS
 from streams.errors import MisconfiguredError, RetryableError
-from streams.kafka.client import admin_client, classified, producer
+from streams.kafka.client import admin_client, classified, producer, require_access
 from streams.kafka.log import LogReader
 from streams.settings import Settings
 
@@ -88,6 +88,7 @@ def create(
         MisconfiguredError: a topic has another partition count, or the log other settings.
         RetryableError: the broker does not answer, or a group has members.
     """
+    require_access(settings)
     admin = admin_client(settings)
     topics = _create_topics(admin, settings)
     wrong = _wrong_counts(_await_leaders(admin), settings)
@@ -103,7 +104,9 @@ def check(settings: Settings) -> list[str]:
 
     Raises:
         RetryableError: the broker does not answer.
+        MisconfiguredError: the broker does not take us, or we do not take it.
     """
+    require_access(settings)
     admin = admin_client(settings)
     counts = _partition_counts(admin)
     problems = [f"{name}: no such topic; {CREATE}" for name in TOPICS if name not in counts]
