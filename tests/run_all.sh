@@ -10,6 +10,10 @@ rm -rf "$logs" && mkdir -p "$logs"
 table=""
 failed=0
 
+# Commands that the tests use, and the Debian packages that have them. kcat reads our topics: a client
+# that is neither ours nor written in Python. Chromium sees the page as people do.
+debian=(kcat=kcat chromium=chromium chromedriver=chromium-driver)
+
 part() {
     local name=$1 started=$SECONDS result=passed
     shift
@@ -21,16 +25,19 @@ part() {
 
 set_up() {
     make setup || return
-    command -v kcat >/dev/null && return
-    # The tests read our topics with a client that is neither ours nor written in Python.
+    local wanted missing=""
+    for wanted in "${debian[@]}"; do
+        command -v "${wanted%%=*}" >/dev/null || missing+=" ${wanted##*=}"
+    done
+    [ -n "$missing" ] || return 0
     if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-        echo "kcat is missing. Debian, Ubuntu: apt-get install kcat    macOS: brew install kcat"
+        echo "Missing:$missing. Debian, Ubuntu: apt-get install$missing"
         return 1
     fi
-    local get="apt-get -qq install --no-install-recommends --yes kcat"
-    DEBIAN_FRONTEND=noninteractive $get >"$logs/kcat.log" 2>&1 ||
-        { apt-get -qq update && DEBIAN_FRONTEND=noninteractive $get; } >>"$logs/kcat.log" 2>&1 ||
-        { echo "kcat could not be installed:" && tail "$logs/kcat.log" && return 1; }
+    local get="apt-get -qq install --no-install-recommends --yes$missing" log=$logs/debian.log
+    DEBIAN_FRONTEND=noninteractive $get >"$log" 2>&1 ||
+        { apt-get -qq update && DEBIAN_FRONTEND=noninteractive $get; } >>"$log" 2>&1 ||
+        { echo "could not be installed:$missing" && tail "$log" && return 1; }
 }
 
 if part set-up set_up; then

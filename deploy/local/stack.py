@@ -128,7 +128,7 @@ class Member:
     @property
     def role(self) -> str:
         """The command that it runs: `hasher`, `matcher` or `api`."""
-        return self.command[1]
+        return self.command[-1]
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal. Raises StackError where nothing runs."""

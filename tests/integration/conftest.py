@@ -57,6 +57,7 @@ def stack(
     with Stack(
         tmp_path_factory.mktemp("stack"),
         hashers=2,
+        apis=1,
         broker=broker,
         settings=settings,
         environment=without_settings(os.environ),

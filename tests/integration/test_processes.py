@@ -1,5 +1,6 @@
 """The processes as such: how they start, stop, and whom they talk to. On a broker of their own."""
 
+import json
 import os
 import signal
 import socketserver
@@ -10,6 +11,8 @@ import uuid
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -86,7 +89,7 @@ def test_stopping_leaves_nothing_and_starting_again_changes_nothing(ready: Stack
 
 # On this machine 127.0.0.2 plays a host of the Internet; all other addresses are what they are.
 PUBLIC = "127.0.0.2"
-HASHER_WITH_A_PUBLIC_HOST = f"""
+WITH_A_PUBLIC_HOST = f"""
 from streams.fetching import fetch
 from streams.cli.main import main
 
@@ -119,15 +122,33 @@ class Redirects(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-def test_no_address_inside_is_reached(ready: Stack, workspace: str) -> None:
-    """Neither directly nor by a redirect, with the setting's default; a public host is asked."""
-    hasher = ready.member(
-        "hasher-1",
-        [sys.executable, "-c", HASHER_WITH_A_PUBLIC_HOST, "hasher"],
-        {"CHECK_DEDUP_ALLOW_PRIVATE_ADDRESSES": ""},
+def match_by_url(stack: Stack, key: str, url: str) -> str:
+    """Send a URL to the API; give what the answer is in a word or two."""
+    request = Request(  # noqa: S310 - our own server
+        f"{stack.api_urls[0]}/v1/match/",
+        json.dumps({"url": url}).encode(),
+        {"Content-Type": "application/json", "X-Api-Key": key},
     )
-    ready._members = [hasher, ready.member("matcher-1", [str(COMMAND), "matcher"])]
+    try:
+        with urlopen(request, timeout=WAIT_SECONDS) as response:  # noqa: S310 - the same
+            return "matched" if json.load(response)["match"] else "not matched"
+    except HTTPError as error:
+        return f"{error.code} {json.load(error)['error']['code']}"
+
+
+def test_no_address_inside_is_reached(ready: Stack, workspace: str) -> None:
+    """By an event or a request, directly or redirected, with the default; a public host is."""
+    by_default = {"CHECK_DEDUP_ALLOW_PRIVATE_ADDRESSES": ""} | ready._addresses("api", "api-1")
+    ready._members = [
+        ready.member("matcher-1", [str(COMMAND), "matcher"]),
+        *(
+            ready.member(f"{role}-1", [sys.executable, "-c", WITH_A_PUBLIC_HOST, role], by_default)
+            for role in ("hasher", "api")
+        ),
+    ]
     ready.start()
+    ready.await_ready()
+    key = ready.command("keys", "create", "--workspace", workspace, "--right", "match").strip()
     with (
         socketserver.ThreadingTCPServer(("0.0.0.0", 0), Redirects) as server,  # noqa: S104 - both addresses
         Client(ready.settings) as client,
@@ -158,9 +179,13 @@ def test_no_address_inside_is_reached(ready: Stack, workspace: str) -> None:
             lambda: all(map(client.ended, urls)), WAIT_SECONDS, meanwhile=ready.require_alive
         )
         reasons = [letter.header("dlq-reason") for i in ids for letter in client.dead_letters(i)]
+        codes = [match_by_url(ready, key, url) for url in refused]
+        good_by_request = match_by_url(ready, key, urls[good])
         server.shutdown()
     assert reasons == ["address_refused"] * len(refused)
+    assert codes == ["400 address_refused"] * len(refused)
     assert len(client.outcomes(good)) == 1
+    assert good_by_request == "matched"
     assert {address for address, _ in Redirects.asked} == {PUBLIC}
 
 

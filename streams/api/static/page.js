@@ -37,6 +37,7 @@ function element(name, properties = {}, ...children) {
 }
 
 const code = (text, title = "") => element("code", { textContent: text, title });
+const capital = (text) => text[0].toUpperCase() + text.slice(1);
 const percent = (share) => `${(100 * share).toFixed(share > 0.99 && share < 1 ? 1 : 0)} %`;
 
 // --- tabs: arrows move, as the ARIA Authoring Practices have it --------------------------------
@@ -100,6 +101,7 @@ for (const drop of document.querySelectorAll(".drop")) {
     event.preventDefault();
     const [file] = event.dataTransfer.files;
     if (!file) return;
+    $(id).files = event.dataTransfer.files; // so that the field names it as well
     choose(id, file);
     if (id === "image") $("match-form").requestSubmit();
   });
@@ -194,7 +196,7 @@ handle($("match-form"), $("match-result"), async () => {
   if (found.match) {
     const best = found.matches.find((match) => match.sha256 === found.closest_match.sha256);
     parts.push(said("yes", "Seen before",
-      `${RELATIONS[best.relation]}, ${TIERS[best.tier]}, score ${best.score}.`));
+      `${capital(RELATIONS[best.relation])}, ${TIERS[best.tier]}, score ${best.score}.`));
   } else if (found.matches.length) {
     parts.push(said("doubt", "Not the same item", "The picture is known, under another text."));
   } else {
@@ -252,7 +254,7 @@ handle($("compare-form"), $("compare-result"), async () => {
     ["Views of the second", found.second.views.map((view) => view.name).join(", ") || "too plain"],
   ];
   return [
-    said(kind, headline[0].toUpperCase() + headline.slice(1), found.explanation),
+    said(kind, capital(headline), found.explanation),
     table("Evidence", [["What", ([name]) => name], ["Value", ([, value]) => value]], facts),
   ];
 });
