@@ -33,8 +33,9 @@ from streams.kafka.topics import MATCHER_GROUP
 PICTURES = 200
 STEADY_RATE = 20
 STEADY_SECONDS = 30
-CLIENTS = 16
-SUSTAINED_SECONDS = 20
+# One after the other, until a request is refused.
+RATES = range(40, 401, 20)
+RATE_SECONDS = 10
 PORT = 18_080
 READY_SECONDS = 60
 _OK = 200
@@ -86,6 +87,14 @@ class Client:
         ):
             self.parts[part].append(float(milliseconds))
 
+    async def send_at(self, rate: int, seconds: int) -> None:
+        """Send so many a second, whether or not earlier ones are answered."""
+        async with asyncio.TaskGroup() as group:
+            began = time.monotonic()
+            for number in range(rate * seconds):
+                group.create_task(self.send())
+                await asyncio.sleep(max(0.0, began + (number + 1) / rate - time.monotonic()))
+
 
 async def _measure(pictures: list[bytes], key: str) -> None:
     async with aiohttp.ClientSession() as session:
@@ -94,28 +103,24 @@ async def _measure(pictures: list[bytes], key: str) -> None:
         for _ in range(PICTURES):  # so that each later one has a copy before it
             await warm.send()
         steady = Client(session, pictures, key)
-        tasks = []
-        for _ in range(STEADY_RATE * STEADY_SECONDS):
-            tasks.append(asyncio.create_task(steady.send()))
-            await asyncio.sleep(1 / STEADY_RATE)
-        await asyncio.gather(*tasks)
+        await steady.send_at(STEADY_RATE, STEADY_SECONDS)
         milliseconds = 1000 * np.array(steady.seconds)
         figure(f"p50 at {STEADY_RATE} requests/s", float(np.median(milliseconds)), "ms", "<= 40")
         figure("p99", float(np.percentile(milliseconds, 99)), "ms", "<= 150")
         for part, found in steady.parts.items():
             figure(f"  of it {part}, p50", float(np.median(found)), "ms")
         print(f"  statuses: {dict(steady.statuses)}")
-        sustained = Client(session, pictures, key)
-        began = time.monotonic()
-
-        async def client() -> None:
-            while time.monotonic() < began + SUSTAINED_SECONDS:
-                await sustained.send()
-
-        await asyncio.gather(*(client() for _ in range(CLIENTS)))
-        rate = sustained.statuses[_OK] / (time.monotonic() - began)
-        figure(f"answered, {CLIENTS} clients without a pause", rate, "requests/s", ">= 80")
-        print(f"  statuses: {dict(sustained.statuses)}")
+        sustained = 0
+        for rate in RATES:
+            client = Client(session, pictures, key)
+            await client.send_at(rate, RATE_SECONDS)
+            milliseconds = 1000 * np.array(client.seconds)
+            p99 = float(np.percentile(milliseconds, 99))
+            print(f"  {rate} requests/s: p99 {p99:.0f} ms, statuses {dict(client.statuses)}")
+            if set(client.statuses) != {_OK}:
+                break
+            sustained = rate
+        figure("sustained before the first refusal", sustained, "requests/s", ">= 80")
 
 
 async def _ready(session: aiohttp.ClientSession) -> None:
