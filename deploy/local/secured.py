@@ -11,15 +11,36 @@ from typing import Final
 
 import trustme
 from confluent_kafka.admin import (  # type: ignore[attr-defined] # its stubs export less
+    AclBinding,
+    AclOperation,
+    AclPermissionType,
     AdminClient,
+    ResourcePatternType,
+    ResourceType,
     ScramCredentialInfo,
     ScramMechanism,
     UserScramCredentialUpsertion,
 )
 from cryptography.hazmat.primitives import serialization
 
+from streams.kafka.access import Operation, Resource, User
+
 SASL_SSL: Final = "SASL_SSL"
 SSL: Final = "SSL"
+_RESOURCES: Final[dict[Resource, ResourceType]] = {
+    "topic": ResourceType.TOPIC,
+    "group": ResourceType.GROUP,
+    "cluster": ResourceType.BROKER,
+}
+OPERATIONS: Final[dict[Operation, str]] = {
+    "Alter": "ALTER",
+    "Create": "CREATE",
+    "Delete": "DELETE",
+    "Describe": "DESCRIBE",
+    "DescribeConfigs": "DESCRIBE_CONFIGS",
+    "Read": "READ",
+    "Write": "WRITE",
+}
 _ITERATIONS: Final = 4096
 _ANSWER_SECONDS: Final = 10.0
 
@@ -92,4 +113,23 @@ def add_user(admin: AdminClient, name: str, password: str, mechanism: str) -> No
         name, ScramCredentialInfo(kind, _ITERATIONS), password.encode()
     )
     for done in admin.alter_user_scram_credentials([wanted]).values():
+        done.result(_ANSWER_SECONDS)
+
+
+def grant(admin: AdminClient, user: User) -> None:
+    """Allow a user what is declared for it, and nothing else."""
+    wanted = [
+        AclBinding(
+            _RESOURCES[access.resource],
+            access.name,
+            ResourcePatternType.LITERAL,
+            f"User:{user.name}",
+            "*",
+            AclOperation[OPERATIONS[operation]],
+            AclPermissionType.ALLOW,
+        )
+        for access in user.access()
+        for operation in access.operations
+    ]
+    for done in admin.create_acls(wanted).values():
         done.result(_ANSWER_SECONDS)

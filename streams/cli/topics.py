@@ -1,8 +1,11 @@
 """`check-dedup topics`: the topics on the broker."""
 
+import json
 import time
 import uuid
+from typing import Annotated
 
+import msgspec
 import typer
 
 from streams.cli.session import out, session
@@ -43,3 +46,30 @@ def check_topics() -> None:
         if problems:
             raise typer.Exit(1)
         out.print("all topics are as declared")
+
+
+@topics_app.command("acls")
+def list_acls(
+    user: Annotated[
+        str | None, typer.Option(help="hasher, matcher, api, canary or operator; all of them.")
+    ] = None,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List what each process may do on a broker with an authorizer, and needs to."""
+    with session():
+        from streams.kafka.access import USERS
+
+        wanted = [one for one in USERS if user in (None, one.name)]
+        if not wanted:
+            typer.echo(f"error: there is no user {user}", err=True)
+            raise typer.Exit(2)
+        if as_json:
+            listed = {one.name: [msgspec.to_builtins(a) for a in one.access()] for one in wanted}
+            out.print_json(json.dumps(listed))
+            return
+        for one in wanted:
+            out.print(f"{one.name}: {one.meaning}", style="bold", highlight=False, soft_wrap=True)
+            for access in one.access():
+                line = f"    {access.resource} {access.name}: {', '.join(access.operations)}"
+                out.print(line, highlight=False, soft_wrap=True)

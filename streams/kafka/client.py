@@ -51,6 +51,9 @@ _CONNECTING_SECONDS: Final = 10.0
 _CONNECT_POLL_SECONDS: Final = 0.2
 _OTHERS_SECONDS: Final = 1.0
 
+DIRECT_GROUP: Final = "check-dedup-direct"
+"""librdkafka insists on one; it is never joined."""
+
 Config = dict[str, Any]
 
 
@@ -79,7 +82,7 @@ def direct_consumer(settings: Settings) -> Consumer:
     return Consumer(
         {
             **_common(settings),
-            "group.id": "check-dedup-direct",  # librdkafka insists on one; it is never joined
+            "group.id": DIRECT_GROUP,
             "enable.auto.commit": False,
             "enable.auto.offset.store": False,
             # An offset that is not there is an error, never another place to begin.

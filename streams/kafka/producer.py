@@ -11,8 +11,7 @@ from collections.abc import Collection
 from confluent_kafka import KafkaError, Message
 
 from streams.delivery import Outgoing
-from streams.errors import RetryableError
-from streams.kafka.client import producer
+from streams.kafka.client import classified, producer
 from streams.settings import Settings
 
 _POLL_SECONDS = 0.1
@@ -25,12 +24,13 @@ class _Delivery:
     def __init__(self, records: int) -> None:
         self._loop = asyncio.get_running_loop()
         self._waiting = records
-        self._failure: KafkaError | None = None
-        self.done: asyncio.Future[KafkaError | None] = self._loop.create_future()
+        self._failure: tuple[str, KafkaError] | None = None
+        self.done: asyncio.Future[tuple[str, KafkaError] | None] = self._loop.create_future()
 
-    def on_delivery(self, error: KafkaError | None, _: Message) -> None:
+    def on_delivery(self, error: KafkaError | None, message: Message) -> None:
         """Count one down; called in the poll thread only."""
-        self._failure = self._failure or error
+        if error is not None and self._failure is None:
+            self._failure = (message.topic() or "", error)
         self._waiting -= 1
         if self._waiting == 0:
             self._loop.call_soon_threadsafe(self._finish)
@@ -55,6 +55,7 @@ class DeliveringProducer:
 
         Raises:
             RetryableError: at least one was not acknowledged within the delivery time-out.
+            MisconfiguredError: at least one was refused, and would be again.
         """
         if not records:
             return
@@ -62,10 +63,10 @@ class DeliveringProducer:
         for record in records:
             while not self._produce(record, delivery):  # noqa: ASYNC110 - no event tells of room
                 await asyncio.sleep(_POLL_SECONDS)
-        failure = await delivery.done
-        if failure is not None:
-            message = f"a record was not delivered: {failure.name()} {failure.str()}"
-            raise RetryableError(message)
+        failed = await delivery.done
+        if failed is not None:
+            topic, failure = failed
+            raise classified(failure, f"a record of {topic} was not delivered")
 
     def close(self, timeout_seconds: float) -> int:
         """Wait for what is on its way; give the number of records that did not make it."""

@@ -1,28 +1,35 @@
 """A broker that trusts nobody: TLS, mutual TLS, SCRAM, an authorizer. One for all tests here."""
 
+import asyncio
+import http.client
+import json
 import os
+import socket
 import subprocess
 import time
+import urllib.request
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from confluent_kafka.admin import (  # type: ignore[attr-defined] # its stubs export less
-    AclBinding,
-    AclOperation,
-    AclPermissionType,
-    AdminClient,
-    ResourcePatternType,
-    ResourceType,
-)
+from confluent_kafka import TopicCollection
+from confluent_kafka.admin import AdminClient
 
 from deploy.local.broker import Broker
 from deploy.local.client import Client
-from deploy.local.secured import SASL_SSL, SSL, Authority, add_user
-from deploy.local.stack import COMMAND, Stack, without_settings
+from deploy.local.secured import OPERATIONS, SASL_SSL, SSL, Authority, add_user, grant
+from deploy.local.stack import COMMAND, Member, Stack, without_settings
 from schemas.records import ImageIngested
+from schemas.topics import INDEX_LOG, TOPICS
+from streams.api import keys
+from streams.delivery import Outgoing
+from streams.errors import MisconfiguredError
+from streams.kafka.access import USERS, User
+from streams.kafka.client import admin_client
+from streams.kafka.producer import DeliveringProducer
+from streams.settings import Settings
 from tests.integration.pictures import photograph_file
 
 WAIT_SECONDS = 60.0
@@ -68,7 +75,7 @@ class Secured:
 
 @pytest.fixture(scope="module")
 def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
-    """The broker, with the users `hasher` and `matcher`."""
+    """The broker, our users, each with the rights declared for it, and topics that one made."""
     directory = tmp_path_factory.mktemp("secured")
     authority = Authority(directory / "authority")
     with Broker(
@@ -77,37 +84,29 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
         admin = AdminClient({"bootstrap.servers": broker.bootstrap})
         add_user(admin, "hasher", PASSWORD, "SCRAM-SHA-512")
         add_user(admin, "matcher", PASSWORD, "SCRAM-SHA-256")
-        everything = [
-            AclBinding(
-                kind,
-                name,
-                ResourcePatternType.LITERAL,
-                f"User:{user}",
-                "*",
-                AclOperation.ALL,
-                AclPermissionType.ALLOW,
-            )
-            for user in ("hasher", "matcher")
-            for kind, name in (
-                (ResourceType.TOPIC, "*"),
-                (ResourceType.GROUP, "*"),
-                (ResourceType.BROKER, "kafka-cluster"),
-            )
-        ]
-        for done in admin.create_acls(everything).values():
-            done.result(ANSWER_SECONDS)
-        yield Secured(broker, authority, Authority(directory / "strangers"), directory)
+        for user in USERS:
+            grant(admin, user)
+        found = Secured(broker, authority, Authority(directory / "strangers"), directory)
+        made = run(found.by_certificate("operator"), "topics", "create")
+        assert made.returncode == 0, made.stderr
+        yield found
 
 
 @pytest.fixture
 def ready(secured: Secured, tmp_path: Path) -> Iterator[Stack]:
-    """The topics, made by the administrator, and a stack that is not started."""
+    """A stack that is not started."""
     found = Stack(tmp_path, broker=secured.broker, environment=without_settings(os.environ))
-    found.command("topics", "create")
     try:
         yield found
     finally:
         found.stop()
+
+
+def free_port() -> int:
+    """Give a port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def run(settings: Mapping[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -122,40 +121,118 @@ def run(settings: Mapping[str, str], *arguments: str) -> subprocess.CompletedPro
     )
 
 
-@pytest.mark.parametrize("way", ["password", "certificate"])
-def test_a_picture_is_matched_over_tls(
-    secured: Secured, ready: Stack, workspace: str, way: str
-) -> None:
-    """With SCRAM-SHA-512 and -256, or with certificates, both through librdkafka and Faust."""
-    if way == "password":
-        settings = {
-            "hasher": secured.by_password("hasher"),
-            "matcher": secured.by_password("matcher", "SCRAM-SHA-256"),
-        }
-    else:
-        settings = {name: secured.by_certificate(name) for name in ("hasher", "matcher")}
-    ready._members = [
-        ready.member(f"{role}-1", [str(COMMAND), role], settings[role]) for role in settings
-    ]
-    ready.start()
-    first, second = uuid.uuid4().hex, uuid.uuid4().hex
-    with Client(ready.settings) as client:
-        for name in (first, second):
-            content = photograph_file(4_001)
-            client.ingest(ImageIngested(workspace, name, content=content))
+def settle(ready: Stack, members: list[Member], settings: Settings, *events: ImageIngested) -> None:
+    """Start the members; publish each event when the one before it has ended."""
+    ready._members = members
+    for member in members:
+        member.start()
+    with Client(settings) as client:
+        for event in events:
+            client.ingest(event)
             assert client.wait(
-                lambda name=name: client.ended(name),  # type: ignore[misc]
+                lambda event=event: client.ended(event.image_id),  # type: ignore[misc]
                 WAIT_SECONDS,
                 meanwhile=ready.require_alive,
             )
-        (outcome,) = client.outcomes(second)
+        (outcome,) = client.outcomes(events[-1].image_id)
     closest = outcome.outcome().closest_match
     assert closest is not None
-    assert closest.image_id == first
+    assert closest.image_id == events[0].image_id
+
+
+def test_a_picture_is_matched_with_passwords(
+    secured: Secured, ready: Stack, workspace: str
+) -> None:
+    """SCRAM-SHA-512 and -256 over TLS, through librdkafka and Faust; logs tell no password."""
+    members = [
+        ready.member("hasher-1", [str(COMMAND), "hasher"], secured.by_password("hasher")),
+        ready.member(
+            "matcher-1", [str(COMMAND), "matcher"], secured.by_password("matcher", "SCRAM-SHA-256")
+        ),
+    ]
+    content = photograph_file(4_001)
+    events = [ImageIngested(workspace, uuid.uuid4().hex, content=content) for _ in range(2)]
+    settle(ready, members, ready.settings, *events)
     assert PASSWORD not in "".join(file.read_text() for file in ready.logs.glob("*.log"))
 
 
-@pytest.mark.parametrize("command", ["hasher", "matcher", "api"])
+def test_each_process_works_with_certificates_and_with_its_rights(
+    secured: Secured, ready: Stack, workspace: str
+) -> None:
+    """Hasher, matcher, API, who asks as the canary does, and an operator; nobody has more."""
+    port = free_port()
+    keys_file = ready.directory / "keys.json"
+    more = {"CHECK_DEDUP_API_PORT": str(port), "CHECK_DEDUP_KEYS_FILE": str(keys_file)}
+    members = [
+        ready.member(f"{role}-1", [str(COMMAND), role], secured.by_certificate(role) | more)
+        for role in ("hasher", "matcher", "api")
+    ]
+    canary = Settings.from_environment(secured.by_certificate("canary"))
+    content = photograph_file(4_002)
+    events = [ImageIngested(workspace, uuid.uuid4().hex, content=content) for _ in range(2)]
+    settle(ready, members, canary, *events)
+    key = keys.create(keys_file, workspace, ["match"], now_ms=0)
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/v1/match/",
+        content,
+        {"Authorization": f"Bearer {key}", "Content-Type": "image/jpeg"},
+    )
+    answer = json.loads(answered(request, ready))
+    assert (answer["match"], answer["closest_match"]["score"]) == (True, 0)
+    checked = run(secured.by_certificate("operator"), "topics", "check")
+    assert (checked.returncode, checked.stdout) == (0, "all topics are as declared\n")
+    listed = run(secured.by_certificate("operator"), "dlq", "list")
+    assert listed.returncode == 0, listed.stderr
+
+
+def answered(request: urllib.request.Request, ready: Stack) -> str:
+    """Ask the API until it answers: it refuses until the matcher answered its first question."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while True:
+        ready.require_alive()
+        try:
+            with urllib.request.urlopen(request, timeout=ANSWER_SECONDS) as response:  # noqa: S310 - ours
+                return str(response.read().decode())
+        except (OSError, http.client.HTTPException):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+
+
+@pytest.mark.parametrize("user", USERS, ids=[user.name for user in USERS])
+def test_the_broker_grants_what_is_declared(secured: Secured, user: User) -> None:
+    """Asked by the user itself, the broker lists for each topic these operations and no other."""
+    settings = Settings.from_environment(secured.by_certificate(user.name))
+    admin = admin_client(settings)
+    asked = admin.describe_topics(TopicCollection(list(TOPICS)), include_authorized_operations=True)
+    granted = {
+        name: {operation.name for operation in future.result(ANSWER_SECONDS).authorized_operations}
+        for name, future in asked.items()
+    }
+    declared = {
+        access.name: {OPERATIONS[operation] for operation in access.operations}
+        for access in user.access()
+        if access.resource == "topic"
+    }
+    assert granted == declared
+
+
+def test_what_is_not_granted_is_refused_by_name(secured: Secured) -> None:
+    """A canary that would append to the log is told so, and that no waiting repairs it."""
+    settings = Settings.from_environment(secured.by_certificate("canary"))
+
+    async def append() -> None:
+        deliver = DeliveringProducer(settings)
+        try:
+            await deliver([Outgoing(INDEX_LOG, b"key", b"value", (), 0)])
+        finally:
+            deliver.close(0.0)
+
+    with pytest.raises(MisconfiguredError, match=r"index-log was not delivered.*authorization"):
+        asyncio.run(append())
+
+
+@pytest.mark.parametrize("command", ["hasher", "api"])
 def test_a_wrong_password_ends_the_process(secured: Secured, command: str) -> None:
     """With exit code 1, a line that says so, and without the password."""
     settings = secured.by_password("hasher")
