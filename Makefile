@@ -7,12 +7,12 @@ export PYTHON
 BIN := .venv/bin
 SOURCES := agents schemas streams deploy tests
 STACK := $(BIN)/python -m deploy.local.stack
-NEEDS_A_BROKER := tests/integration tests/faults
+NEEDS_A_BROKER := tests/integration tests/faults tests/operations
 LOCK := $(BIN)/uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 \
 	--generate-hashes --no-annotate --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade)
 
 .PHONY: help setup demo up down test check tests-without-broker lint format \
-	types evaluate lock bench bench-api clean
+	types evaluate lock manifests bench bench-api clean
 
 help: ## list the targets
 	@echo 'check-dedup: have we seen this picture before, which one, and how sure are we?'
@@ -63,7 +63,11 @@ lock: setup ## write the lock files from pyproject.toml (UPGRADE=1: newest versi
 	@$(LOCK) pyproject.toml --output-file requirements.lock
 	@$(LOCK) pyproject.toml --extra dev --constraint requirements.lock \
 		--output-file requirements-dev.lock
+	@$(LOCK) deploy/k8s/policy/requirements.in --output-file deploy/k8s/policy/requirements.lock
 	@$(MAKE) setup
+
+manifests: setup ## write what deploy/k8s holds that is made from declarations
+	@$(BIN)/python -m deploy.generate
 
 bench: setup ## hasher, matcher and rebuild on a Kafka of its own, with a bare process pool beside
 	@$(BIN)/python -m deploy.local.bench

@@ -11,8 +11,12 @@ table=""
 failed=0
 
 # Commands that the tests use, and the Debian packages that have them. kcat reads our topics: a client
-# that is neither ours nor written in Python. Chromium sees the page as people do.
-debian=(kcat=kcat chromium=chromium chromedriver=chromium-driver)
+# that is neither ours nor written in Python. Chromium sees the page as people do. Prometheus scrapes
+# our processes; its promtool tests the alert rules.
+debian=(
+    kcat=kcat chromium=chromium chromedriver=chromium-driver
+    prometheus=prometheus promtool=prometheus
+)
 
 part() {
     local name=$1 started=$SECONDS result=passed
@@ -44,10 +48,11 @@ if part set-up set_up; then
     part check make check
     part integration .venv/bin/python -m pytest tests/integration
     part faults .venv/bin/python -m pytest tests/faults
+    part operations .venv/bin/python -m pytest tests/operations
 fi
 
 printf '\n### times\n%s%-12s %-7s %5d s\n\n' "$table" all "" "$SECONDS"
-for name in check integration faults; do
+for name in check integration faults operations; do
     [ ! -f "$logs/$name.log" ] || printf '%-12s %s\n' "$name" "$(tail -n 1 "$logs/$name.log")"
 done
 exit "$failed"

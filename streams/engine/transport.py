@@ -35,7 +35,7 @@ _LAST_COMMIT_SECONDS = 2.0
 # A rebuild may keep the agent busy; the group must not take that for a dead member.
 _LONGEST_REBUILD_SECONDS = 3600.0
 # What is in flight at a stop gets this long; the rest is delivered again after the next start.
-_STOP_SECONDS = 20.0
+STOP_SECONDS = 20.0
 _EXIT_STOPPED_BY_DEADLINE = 3
 
 
@@ -121,7 +121,7 @@ class App(faust.App):
 
     async def on_stop(self) -> None:
         """Stop within a bound, whatever the broker does."""
-        deadline = threading.Timer(_STOP_SECONDS, os._exit, (_EXIT_STOPPED_BY_DEADLINE,))
+        deadline = threading.Timer(STOP_SECONDS, os._exit, (_EXIT_STOPPED_BY_DEADLINE,))
         deadline.daemon = True
         deadline.start()
         await super().on_stop()
