@@ -59,7 +59,7 @@ REASONS: dict[Reason, str] = {
     "not_an_image": "The bytes are no picture in a format that we read.",
     "picture_truncated": "The picture ends early.",
     "picture_undecodable": "The bytes begin as a picture, but decoding them fails.",
-    "too_many_pixels": "More pixels than the stated limit (a decompression bomb, perhaps).",
+    "too_many_pixels": "More pixels than the stated limits allow (a decompression bomb, perhaps).",
     "decode_timeout": "Decoding took longer than the stated limit.",
     "decoder_died": "The decoding process died of this picture, twice.",
 }

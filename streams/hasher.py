@@ -14,7 +14,6 @@ from typing import Any, Never
 
 import faust
 
-from agents.decode import DecodeLimits
 from agents.fingerprint import fingerprint
 from agents.hash_image import Fetch, HashPicture, hash_image
 from schemas.codec import (
@@ -33,7 +32,7 @@ from schemas.topics import (
     MEBIBYTE,
 )
 from streams.circuit import Circuit
-from streams.decoding.pool import DecodePool
+from streams.decoding.pool import DecodePool, decode_limits
 from streams.delivery import (
     Deliver,
     Outgoing,
@@ -79,7 +78,7 @@ def run_hasher(settings: Settings) -> Never:
     pool = DecodePool(settings)
     picture_bytes = PictureBytes()
     fetcher = Fetcher(settings, picture_bytes=picture_bytes)
-    limits = DecodeLimits(pixels=settings.pixel_limit)
+    limits = decode_limits(settings)
 
     async def hash_picture(content: bytes) -> Fingerprint | Rejection:
         timeout_seconds = settings.decode_timeout_seconds

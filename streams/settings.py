@@ -241,9 +241,16 @@ class Settings:
         unit="pixels",
         least=1,
     )
+    decode_memory_bytes: int = _setting(
+        "CHECK_DEDUP_DECODE_MEMORY_BYTES",
+        512 * MEBIBYTE,
+        "Most that one process that decodes may take; pictures that would not fit are refused.",
+        unit="bytes",
+        least=256 * MEBIBYTE,
+    )
     decode_timeout_seconds: float = _setting(
         "CHECK_DEDUP_DECODE_TIMEOUT_SECONDS",
-        10.0,
+        5.0,
         "For decoding and hashing one picture.",
         unit="seconds",
         least=0.1,

@@ -22,7 +22,6 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler, RequestPayloadError
 from msgspec import Struct
 
-from agents.decode import DecodeLimits
 from agents.fingerprint import fingerprint
 from schemas.codec import encode_json
 from schemas.http import Code, Health, ImagesResponse
@@ -42,7 +41,7 @@ from streams.api.page import Page
 from streams.api.problems import ProblemError
 from streams.api.requests import ENVELOPE_LIMIT_BYTES, match_request, picture_pair
 from streams.api.service import IDEMPOTENCY_KEY, Service, Times
-from streams.decoding.pool import DecodePool
+from streams.decoding.pool import DecodePool, decode_limits
 from streams.engine.process import die, require_topics
 from streams.errors import MisconfiguredError, RetryableError
 from streams.fetching.fetch import Fetcher
@@ -137,7 +136,7 @@ class Hashing:
         """Take the pool; as many jobs begin at once as it has children."""
         self._pool = pool
         self._bytes = picture_bytes
-        self._limits = DecodeLimits(pixels=settings.pixel_limit)
+        self._limits = decode_limits(settings)
         self._timeout_seconds = settings.decode_timeout_seconds
         self._turns = asyncio.Semaphore(settings.decode_processes)
         self._running: set[asyncio.Task[Fingerprint | Rejection]] = set()

@@ -128,7 +128,7 @@ def evaluate(
         from rich.progress import Progress
 
         from agents.decide import default_match_settings
-        from agents.decode import DecodeLimits
+        from streams.decoding.pool import decode_limits
         from streams.evaluation import evaluate as evaluation
         from streams.evaluation import page
 
@@ -141,7 +141,7 @@ def evaluate(
                 names,
                 labels,
                 default_match_settings(settings.partitions),
-                DecodeLimits(pixels=settings.pixel_limit),
+                decode_limits(settings),
                 advance=lambda: progress.advance(task),
             )
         for line in evaluation.summary(result):
@@ -202,11 +202,11 @@ def _why_none(outcome: "ImageMatched") -> str:
 
 
 def _fingerprint(file: Path, settings: Settings) -> "Fingerprint":
-    from agents.decode import DecodeLimits
     from agents.fingerprint import fingerprint
     from schemas.reasons import REASONS, Rejection
+    from streams.decoding.pool import decode_limits
 
-    found = fingerprint(file.read_bytes(), DecodeLimits(pixels=settings.pixel_limit))
+    found = fingerprint(file.read_bytes(), decode_limits(settings))
     if isinstance(found, Rejection):
         typer.echo(f"error: {file}: {found.reason}: {REASONS[found.reason]}", err=True)
         raise typer.Exit(1)

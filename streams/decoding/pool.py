@@ -23,6 +23,7 @@ from typing import Final, Self, TypeVar, cast
 
 from msgspec import Struct
 
+from agents.decode import DecodeLimits
 from schemas.reasons import Rejection
 from schemas.topics import MEBIBYTE
 from streams.decoding.pool_child import LENGTH_BYTES
@@ -31,11 +32,9 @@ from streams.settings import Settings
 
 T = TypeVar("T")
 
-# RLIMIT_DATA of a child. Measured with `agents.fingerprint`: the imports take 100 MiB; pictures
-# of 100 MP take, per pixel, 4 bytes (JPEG), 8 (PNG RGBA, GIF, TIFF LZW), 9 (CMYK JPEG), 16 (WebP,
-# PNG of 16 bits) and 20 (TIFF of floats) beyond that. The file itself is there twice at the start.
-_MEMORY_BASE_BYTES: Final = 192 * MEBIBYTE
-_MEMORY_BYTES_PER_PIXEL: Final = 20
+# Of a child's memory, what is not for a picture's pixels: the imports of `agents.fingerprint` take
+# 100 MiB, and the file, of up to 32 MiB, is there twice at the start.
+_MEMORY_BESIDE_PIXELS_BYTES: Final = 192 * MEBIBYTE
 # A fingerprint is below 10 KB.
 _ANSWER_LIMIT_BYTES: Final = MEBIBYTE
 _START_ATTEMPTS: Final = 3
@@ -49,6 +48,14 @@ _ENVIRONMENT: Final = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "L
 _ONE_THREAD: Final = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 
+def decode_limits(settings: Settings) -> DecodeLimits:
+    """What a picture may cost in a child of these settings, so that it is not killed by it."""
+    return DecodeLimits(
+        pixels=settings.pixel_limit,
+        memory_bytes=settings.decode_memory_bytes - _MEMORY_BESIDE_PIXELS_BYTES,
+    )
+
+
 class DecodePool:
     """A fixed number of child processes, each doing one job at a time."""
 
@@ -56,9 +63,8 @@ class DecodePool:
         self, settings: Settings, modules: Sequence[str] = ("agents.fingerprint",)
     ) -> None:
         """Take the number of processes and their memory; `modules` are imported at their start."""
-        memory_bytes = _MEMORY_BASE_BYTES + _MEMORY_BYTES_PER_PIXEL * settings.pixel_limit
         self._size = settings.decode_processes
-        self._arguments = (str(memory_bytes), *modules)
+        self._arguments = (str(settings.decode_memory_bytes), *modules)
         self._children: list[_Child] = []
         self._idle: asyncio.Queue[_Child] = asyncio.Queue()
         # Held while waiting for children: callers get them in the order they came.

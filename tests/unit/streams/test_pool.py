@@ -22,7 +22,7 @@ from streams.decoding.pool import DecodePool, _Records
 from streams.errors import RetryableError
 from streams.settings import Settings
 
-SETTINGS = Settings(decode_processes=2, pixel_limit=1_000_000)
+SETTINGS = Settings(decode_processes=2, decode_memory_bytes=256 * 1024 * 1024)
 LIMIT_SECONDS = 10.0
 BOUND_SECONDS = 10.0
 
