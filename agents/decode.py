@@ -71,8 +71,9 @@ _CEILINGS_OF_WIDE_SAMPLES: Final = (1.0, 255.0, 65535.0)
 # and 17.0 (I, F); AVIF 9.5 to 11.2; WebP 16.0 to 16.8. A JPEG is decoded reduced, row by row, and
 # takes 0.3; a progressive one keeps all its coefficients, 2 bytes each: 3.0 to 6.0, CMYK 8.1.
 _BYTES_PER_PIXEL_OF_FORMATS: Final = {"WEBP": 17, "AVIF": 12, "JPEG": 1, "MPO": 1}
-_BYTES_PER_PIXEL_OF_MODES: Final = {"1": 3, "L": 3, "P": 8, "RGB": 6, "RGBA": 8, "LA": 8, "CMYK": 9}
+_BYTES_PER_PIXEL_OF_MODES: Final = {"1": 3, "L": 3, "P": 3, "RGB": 6, "RGBA": 7, "LA": 7, "CMYK": 9}
 _BYTES_PER_PIXEL_OF_OTHERS: Final = 17
+_BYTES_PER_PIXEL_OF_A_TRANSPARENT_COLOUR: Final = 5
 _BYTES_PER_COEFFICIENT: Final = 2
 
 
@@ -245,7 +246,10 @@ def _bytes_per_pixel(picture: ImageFile.ImageFile) -> int:
         return _BYTES_PER_PIXEL_OF_FORMATS[picture.format] + _BYTES_PER_COEFFICIENT * (
             collected or 0
         )
-    return _BYTES_PER_PIXEL_OF_MODES.get(picture.mode, _BYTES_PER_PIXEL_OF_OTHERS)
+    found = _BYTES_PER_PIXEL_OF_MODES.get(picture.mode, _BYTES_PER_PIXEL_OF_OTHERS)
+    if "transparency" in picture.info:
+        found += _BYTES_PER_PIXEL_OF_A_TRANSPARENT_COLOUR
+    return found
 
 
 def _reduced(size: tuple[int, int]) -> tuple[int, int]:

@@ -312,6 +312,46 @@ def test_limit_holds_for_every_format(form: str) -> None:
     assert reason(content, DecodeLimits(pixels=9_999)) == "too_many_pixels"
 
 
+@pytest.mark.parametrize(
+    ("form", "mode", "options", "bytes_per_pixel"),
+    [
+        ("PNG", "L", {}, 3),
+        ("PNG", "L", {"transparency": 0}, 8),
+        ("PNG", "RGB", {}, 6),
+        ("PNG", "RGBA", {}, 7),
+        ("PNG", "I;16", {}, 17),
+        ("GIF", "P", {}, 3),
+        ("TIFF", "F", {}, 17),
+        ("TIFF", "CMYK", {}, 9),
+        ("WEBP", "RGB", {}, 17),
+        ("AVIF", "RGB", {}, 12),
+        ("JPEG", "RGB", {}, 1),
+        ("JPEG", "RGB", {"progressive": True}, 7),
+        ("JPEG", "CMYK", {"progressive": True}, 9),
+    ],
+)
+def test_what_would_take_too_much_memory_is_refused_beforehand(
+    form: str, mode: str, options: dict[str, object], bytes_per_pixel: int
+) -> None:
+    """By what the format and the mode take while they are decoded; exactly as much is allowed."""
+    image = Image.new("L", (100, 100), 7)
+    content = written(_wide(image) if mode == "I;16" else image.convert(mode), form, **options)
+    needed = 10_000 * bytes_per_pixel
+    decoded(content, DecodeLimits(pixels=10_000, memory_bytes=needed))
+    limits = DecodeLimits(pixels=10_000, memory_bytes=needed - 1)
+    assert reason(content, limits) == "too_many_pixels"
+
+
+def test_running_out_of_memory_is_no_damage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the estimate did not foresee has the same reason."""
+
+    def load(_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", load)
+    assert reason(written(Image.new("L", (9, 9)), "PNG")) == "too_many_pixels"
+
+
 def test_limit_holds_for_the_tiles_of_a_tiff() -> None:
     """A small picture in one huge tile is a bomb too."""
     content = bytearray(written(Image.new("L", (64, 64)), "TIFF"))
