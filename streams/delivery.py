@@ -80,6 +80,10 @@ class Watermarks:
         if known is None or (assignment, offset) > known:
             self._offsets[partition] = (assignment, offset)
 
+    def reached(self, partition: TopicPartition) -> tuple[int, int] | None:
+        """Give (assignment, offset) of a partition's watermark; None before there is one."""
+        return self._offsets.get(partition)
+
     def committable(
         self, assigned: Collection[tuple[str, int]], assignment: int | None
     ) -> Mapping[tuple[str, int], int]:

@@ -29,3 +29,9 @@ class PoisonedError(CheckDedupError):
     """Everything that comes is no good: a person has to look before any more is dead-lettered."""
 
     exit_code: ClassVar[int] = 4
+
+
+class StalledError(CheckDedupError):
+    """The process lives and does nothing: it ends, and whoever started it starts it again."""
+
+    exit_code: ClassVar[int] = 5

@@ -45,7 +45,7 @@ from streams.delivery import (
 from streams.engine.feed import Feed, Stretch
 from streams.engine.process import die, require_topics
 from streams.engine.transport import build_app
-from streams.engine.worker import add_agent, run
+from streams.engine.worker import add_agent, run, watched
 from streams.entry import LogEntry
 from streams.errors import PoisonedError
 from streams.fetching.fetch import Fetcher
@@ -131,7 +131,12 @@ def run_hasher(settings: Settings) -> Never:
     app.on_partitions_revoked.connect(abandon, weak=False)
     add_agent(app, IMAGE_INGESTED, hash_images)
     add_agent(app, IMAGE_REMOVED, forget_images)
-    run(app)
+    held = partial(_held, fetcher)
+    run(app, watched(app, settings, (pictures, removals), held=held))
+
+
+def _held(fetcher: Fetcher) -> str | None:
+    return "no host answers" if fetcher.is_paused else None
 
 
 class Hasher:

@@ -37,7 +37,7 @@ from streams.delivery import (
 from streams.engine.feed import Feed, Log, Stretch
 from streams.engine.process import require_topics
 from streams.engine.transport import build_app
-from streams.engine.worker import add_agent, run
+from streams.engine.worker import add_agent, run, watched
 from streams.entry import LogEntry
 from streams.errors import RetryableError
 from streams.index.partition import Arrival, PartitionIndex
@@ -59,6 +59,9 @@ _READ_AGAIN_SECONDS = 1.0
 _BUFFERED_EVENTS = 512
 # Whoever asked waits no longer than that for an index that is behind.
 _CATCH_UP_SECONDS = 2.0
+
+# Every row is read where the band files are lost: 36 million codes take minutes, not an hour.
+_LONGEST_OPENING_SECONDS = 3600.0
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -91,7 +94,7 @@ def run_matcher(settings: Settings) -> Never:
 
     add_agent(app, INDEX_LOG, match_images)
     add_agent(app, MATCH_ASKED, answer_questions)
-    run(app)
+    run(app, watched(app, settings, (feed, questions), moves=matcher.applied, held=matcher.opening))
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,11 +142,22 @@ class Matcher:
         self._watermarks = watermarks
         self._topic_id = topic_id
         self._indexes: dict[int, PartitionIndex] = {}
+        self._opening: tuple[int, float] | None = None
         # One thread: an index is used by one thread at a time, and the event loop stays free.
         self._thread = ThreadPoolExecutor(1, "index")
         # Held from a group's staging to its commit: in between the index is ahead of itself.
         self._turns: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._committed = asyncio.Event()
+
+    def applied(self) -> tuple[tuple[int, int], ...]:
+        """Give the next offset of each open index; in any thread."""
+        return tuple((number, index.next_offset) for number, index in list(self._indexes.items()))
+
+    def opening(self) -> str | None:
+        """Say which index is being opened, which tells of no progress; in any thread."""
+        if self._opening is None or time.monotonic() - self._opening[1] > _LONGEST_OPENING_SECONDS:
+            return None
+        return f"the index of partition {self._opening[0]} is being opened"
 
     async def match(self, stretch: Stretch) -> None:
         """Answer and apply one stretch; its watermark moves when all of it is durable."""
@@ -271,7 +285,11 @@ class Matcher:
     async def _index(self, partition: int) -> PartitionIndex:
         index = self._indexes.get(partition)
         if index is None:
-            index = await self._in_thread(self._open, partition)
+            self._opening = partition, time.monotonic()
+            try:
+                index = await self._in_thread(self._open, partition)
+            finally:
+                self._opening = None
             self._indexes[partition] = index
         return index
 

@@ -168,6 +168,14 @@ class Settings:
         unit="seconds",
         least=1,
     )
+    stall_timeout_seconds: int = _setting(
+        "CHECK_DEDUP_STALL_TIMEOUT_SECONDS",
+        300,
+        "A process whose work stands still for this long, while the broker answers and has more, "
+        "ends with exit code 5. More than one event may take in all.",
+        unit="seconds",
+        least=1,
+    )
     data_directory: Path = _setting(
         "CHECK_DEDUP_DATA_DIRECTORY",
         Path("build/data"),
@@ -434,6 +442,21 @@ def _boolean(text: str) -> bool:
 
 def _contradictions(settings: Settings) -> list[str]:
     """Name settings that are well-formed, and together say nothing, or something else."""
+    one_event_seconds = (
+        settings.fetch_timeout_seconds
+        + settings.decode_timeout_seconds
+        + settings.delivery_timeout_seconds
+    )
+    found = _half_security(settings)
+    if settings.stall_timeout_seconds <= one_event_seconds:
+        found.append(
+            f"CHECK_DEDUP_STALL_TIMEOUT_SECONDS={settings.stall_timeout_seconds}: one event may "
+            f"take {one_event_seconds:g} s: the timeouts for fetching, decoding and delivery"
+        )
+    return found
+
+
+def _half_security(settings: Settings) -> list[str]:
     protocol = settings.security_protocol
     found = []
     given = {

@@ -55,6 +55,7 @@ class _Position:
 
     assignment: int
     generation: int
+    start: int
     expected: int
     moved_at: float
 
@@ -62,7 +63,7 @@ class _Position:
 class Log(Protocol):
     """What a feed asks of its topic; `streams.kafka.log.LogReader` is one."""
 
-    def watermarks(self, partition: int, /) -> tuple[int, int]:
+    def watermarks(self, partition: int, timeout_seconds: float = 10.0, /) -> tuple[int, int]:
         """Give a partition's first offset and the one after its last."""
         ...
 
@@ -176,6 +177,28 @@ class Feed:
             entries += read
         return entries
 
+    def taken(self, partition: TopicPartition) -> tuple[int, int, int] | None:
+        """Give assignment, start and next offset of a partition; None before it is begun."""
+        position = self._positions.get(partition)
+        if position is None or position.assignment != self._app.assignment:
+            return None
+        return position.assignment, position.start, position.expected
+
+    def begun(self) -> str | None:
+        """Give why not all of what is assigned is begun, for `/readyz`; asks nobody."""
+        if self._app.assignment is None:
+            return f"{self._topic}: the group has assigned nothing yet"
+        waiting = sorted(str(one) for one in self.owned() if self.taken(one) is None)
+        return f"not begun: {', '.join(waiting)}" if waiting else None
+
+    def ends_at(self, partition: int, timeout_seconds: float) -> int:
+        """Ask the broker for the offset after a partition's last one; in any thread.
+
+        Raises:
+            RetryableError: no answer in time.
+        """
+        return self._log.watermarks(partition, timeout_seconds)[1]
+
     async def _begun(self, assignment: int) -> AsyncIterator[Stretch]:
         """Take up the partitions of a new assignment, each at its committed offset."""
         mine = self.owned()
@@ -187,7 +210,7 @@ class Feed:
                 continue
             generation = self._app.consumer_generation_id
             committed = await self._committed(partition)
-            position = _Position(assignment, generation, committed, self._clock())
+            position = _Position(assignment, generation, committed, committed, self._clock())
             self._positions[partition] = position
             yield Stretch(partition, assignment, committed, (), committed)
 

@@ -36,6 +36,7 @@ _LAST_COMMIT_SECONDS = 2.0
 _LONGEST_REBUILD_SECONDS = 3600.0
 # What is in flight at a stop gets this long; the rest is delivered again after the next start.
 STOP_SECONDS = 20.0
+_BEAT_SECONDS = 1.0
 _EXIT_STOPPED_BY_DEADLINE = 3
 
 
@@ -101,7 +102,8 @@ class WatermarkTransport(driver.Transport):
 class App(faust.App):
     """A Faust app with the watermarks that its consumer commits.
 
-    `assignment` is the number of the present assignment of partitions; None between two.
+    `assignment` is the number of the present assignment of partitions; None between two. `beats`
+    grows for as long as the event loop turns.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - Faust's own
@@ -110,6 +112,8 @@ class App(faust.App):
         self.watermarks = Watermarks()
         self.assignments = 0
         self.assignment: int | None = None
+        self.beats = 0
+        self.is_stopping = False
 
     def _create_directories(self) -> None:
         """Make none: they are for Faust's tables."""
@@ -119,8 +123,19 @@ class App(faust.App):
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.consumer.commit(), _LAST_COMMIT_SECONDS)
 
+    async def on_start(self) -> None:
+        """Show from now on that the event loop turns."""
+        await super().on_start()
+        self.add_future(self._beat())
+
+    async def _beat(self) -> None:
+        while True:
+            self.beats += 1
+            await asyncio.sleep(_BEAT_SECONDS)
+
     async def on_stop(self) -> None:
         """Stop within a bound, whatever the broker does."""
+        self.is_stopping = True
         deadline = threading.Timer(STOP_SECONDS, os._exit, (_EXIT_STOPPED_BY_DEADLINE,))
         deadline.daemon = True
         deadline.start()

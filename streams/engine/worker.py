@@ -6,13 +6,16 @@ committed watermark.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Any, Never, cast
 
 import faust
 
+from streams.engine.feed import Feed
 from streams.engine.process import die
 from streams.engine.transport import App, source_topic
+from streams.engine.watchdog import Eyes, Watchdog
+from streams.settings import Settings
 
 Body = Callable[[faust.Stream[Any]], Awaitable[None]]
 
@@ -31,8 +34,26 @@ def add_agent(app: App, topic: str, body: Body) -> None:
     app.agent(source_topic(app, topic), name=body.__name__)(guarded)
 
 
-def run(app: App) -> Never:
-    """Run an app until it is told to stop; it exits the process."""
+def watched(
+    app: App,
+    settings: Settings,
+    work: Sequence[Feed],
+    *,
+    moves: Callable[[], Hashable] = lambda: None,
+    held: Callable[[], str | None] = lambda: None,
+) -> Watchdog:
+    """Give the watchdog of an app; `moves` and `held` as in `streams.engine.watchdog.Eyes`."""
+    eyes = Eyes(app, work, moves, held)
+    return Watchdog(
+        eyes.look,
+        stall_seconds=settings.stall_timeout_seconds,
+        is_stopping=lambda: app.is_stopping,
+    )
+
+
+def run(app: App, watchdog: Watchdog) -> Never:
+    """Run an app until it is told to stop, or its watchdog ends it; it exits the process."""
+    watchdog.start()
     worker = faust.Worker(app, quiet=True, override_logging=False, redirect_stdouts=False)
     worker.spinner = None  # it writes to standard output, quiet or not
     worker.execute_from_commandline()

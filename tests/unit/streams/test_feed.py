@@ -83,7 +83,7 @@ class Log:
     failures: int = 0
     reads: list[tuple[int, int]] = field(default_factory=list)
 
-    def watermarks(self, partition: int, /) -> tuple[int, int]:
+    def watermarks(self, partition: int, _: float = 0.0, /) -> tuple[int, int]:
         """Give start and end; fails as often as told."""
         assert partition == 0
         if self.failures:
