@@ -20,6 +20,7 @@ def files() -> Mapping[Path, Callable[[], str]]:
     """Every generated file, and what makes its text."""
     made: dict[Path, Callable[[], str]] = {
         _COMPONENTS / "strimzi" / "topics.yaml": strimzi.topics,
+        _COMPONENTS / "strimzi" / "users.yaml": strimzi.users,
         _COMPONENTS / "prometheus-operator" / "prometheus-rule.yaml": prometheus_rule,
     }
     for declared in dashboards.DASHBOARDS:

@@ -24,7 +24,6 @@ from tests.operations.tools import K8S, ROOT, Resource, kustomize, resources, ru
 
 # The oldest release that still gets fixes, and the newest that the validator knows.
 KUBERNETES: Final = ("1.31", "1.35")
-OVERLAYS: Final = ("development", "production")
 WORKLOADS: Final = ("Deployment", "StatefulSet", "Job")
 
 # All components together, so that one that no overlay names is checked too.
@@ -38,6 +37,7 @@ images: [{{name: check-dedup, newTag: "1"}}]
 """
 
 
+@cache
 def rendered(folder: Path) -> dict[str, list[Resource]]:
     """Render every overlay, and the base with every component."""
     everything = folder / "everything"
@@ -45,7 +45,8 @@ def rendered(folder: Path) -> dict[str, list[Resource]]:
     names = sorted(path.name for path in (folder / "components").iterdir())
     listed = "\n".join(f"  - ../components/{name}" for name in names)
     (everything / "kustomization.yaml").write_text(_EVERYTHING.format(components=listed))
-    places = {name: folder / "overlays" / name for name in OVERLAYS} | {"everything": everything}
+    places = {place.name: place for place in sorted((folder / "overlays").glob("*"))}
+    places["everything"] = everything
     return {name: resources(kustomize(place)) for name, place in places.items()}
 
 
@@ -140,10 +141,16 @@ def not_as_we_stop_and_probe(folder: Path) -> list[str]:
 def not_a_setting(folder: Path) -> list[str]:
     """Every environment variable of ours is a declared setting with a value that it takes."""
     problems = []
+    mounted = folder / "mounted.pem"  # stands for what a Secret holds
+    mounted.write_text("certificate")
     for place, resource in _each(folder):
         if resource["kind"] == "ConfigMap" and "settings" in resource["metadata"]["name"]:
+            data = {
+                name: str(mounted) if text.startswith("/kafka/") else text
+                for name, text in resource["data"].items()
+            }
             try:
-                Settings.from_environment(resource["data"])
+                Settings.from_environment(data)
             except MisconfiguredError as error:
                 problems.append(f"{place}: {error}")
     for place, _, pod in pods(folder):
@@ -209,6 +216,7 @@ CHECKS: Final[tuple[Check, ...]] = (
 @pytest.mark.parametrize("check", CHECKS)
 def test_manifests_are_as_they_must_be(copy: Path, check: Check) -> None:
     """Every overlay, and every component on the base, passes."""
+    assert rendered(copy).keys() == {"development", "production", "everything"}
     assert check(copy) == []
 
 
@@ -258,6 +266,18 @@ def test_manifests_are_as_they_must_be(copy: Path, check: Check) -> None:
             "podSelector: {matchLabels: {a: b}}",
         ),
         (not_as_we_stop_and_probe, "base/api.yaml", "PodDisruptionBudget", "PodDisruption"),
+        (
+            not_a_setting,
+            "components/strimzi/kustomization.yaml",
+            "KAFKA_SECURITY_PROTOCOL=SSL",
+            "KAFKA_SECURITY_PROTOCOL=TLS",
+        ),
+        (
+            not_as_the_schemas_say,
+            "components/strimzi/users.yaml",
+            "DescribeConfigs",
+            "DescribeConfig",
+        ),
         (not_a_setting, "base/settings.env", "METRICS_PORT", "METRIC_PORT"),
         (not_a_setting, "base/settings.env", "API_PORT=8080", "API_PORT=http"),
         (not_a_setting, "base/matcher.yaml", "CHECK_DEDUP_INSTANCE_ID", "CHECK_DEDUP_INSTANCE"),
@@ -271,6 +291,7 @@ def test_a_planted_mistake_is_found(
     text = spoilt.read_text()
     assert old in text
     spoilt.write_text(text.replace(old, new))
+    shutil.rmtree(copy / "overlays")  # the base with every component says it, and sooner
 
     assert check(copy)
 
@@ -286,6 +307,7 @@ def test_a_planted_weakness_is_found(copy: Path, checkov: Path) -> None:
     text = spoilt.read_text()
     text = text.replace("allowPrivilegeEscalation: false", "allowPrivilegeEscalation: true")
     spoilt.write_text(text.replace("ServiceAccountToken: false", "ServiceAccountToken: true"))
+    shutil.rmtree(copy / "overlays")
 
     found = "\n".join(against_policy(copy, checkov))
 

@@ -12,7 +12,8 @@ import yaml
 
 from deploy.generate.__main__ import K8S, RULES, files
 from deploy.generate.dashboards import DASHBOARDS
-from schemas.topics import TOPICS
+from schemas.topics import INDEX_LOG, TOPICS
+from streams.kafka.access import CLUSTER, USERS
 from streams.telemetry.metrics import METRICS
 
 # Grafana's names for the units that our panels use.
@@ -41,6 +42,25 @@ def test_strimzi_gets_every_topic() -> None:
     }
 
     assert made == {name: topic.config() for name, topic in TOPICS.items()}
+
+
+def test_strimzi_gives_each_process_what_it_needs_and_no_more() -> None:
+    """The users are those that work on a broker with an authorizer, right by right."""
+    made = {
+        found["metadata"]["name"]: {
+            (acl["resource"]["type"], acl["resource"].get("name", CLUSTER)): set(acl["operations"])
+            for acl in found["spec"]["authorization"]["acls"]
+        }
+        for found in yaml.safe_load_all((K8S / "components/strimzi/users.yaml").read_text())
+    }
+
+    assert made == {
+        f"check-dedup-{user.name}": {
+            (access.resource, access.name): set(access.operations) for access in user.access()
+        }
+        for user in USERS
+    }
+    assert "Write" not in made["check-dedup-matcher"]["topic", INDEX_LOG]
 
 
 def problems_of(dashboard: dict[str, Any]) -> Iterator[str]:
