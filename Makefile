@@ -11,7 +11,7 @@ NEEDS_A_BROKER := tests/integration tests/faults tests/operations
 LOCK := $(BIN)/uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 \
 	--generate-hashes --no-annotate --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade)
 
-.PHONY: help setup demo up down test check tests-without-broker lint format \
+.PHONY: help setup demo up down test check tests-without-broker fuzz lint format \
 	types evaluate lock manifests bench bench-api clean
 
 help: ## list the targets
@@ -44,6 +44,10 @@ check: setup ## ruff, mypy and every test that needs no broker; before each comm
 tests-without-broker: setup
 	@$(BIN)/python -m pytest --numprocesses auto --dist worksteal \
 		$(addprefix --ignore=,$(NEEDS_A_BROKER)) tests
+
+fuzz: setup ## look for bytes that do harm, pictures and records in turn (SECONDS=60 each)
+	@$(BIN)/python -m tests.fuzz.run pictures $(or $(SECONDS),60)
+	@$(BIN)/python -m tests.fuzz.run records $(or $(SECONDS),60)
 
 lint: setup ## ruff: rules and format
 	@$(BIN)/ruff check $(SOURCES)
