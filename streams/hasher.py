@@ -14,7 +14,6 @@ from typing import Any, Never
 
 import faust
 
-from agents.fingerprint import fingerprint
 from agents.hash_image import Fetch, HashPicture, hash_image
 from schemas.codec import (
     cloudevents_headers,
@@ -32,7 +31,8 @@ from schemas.topics import (
     MEBIBYTE,
 )
 from streams.circuit import Circuit
-from streams.decoding.pool import DecodePool, decode_limits
+from streams.decoding.hashing import PictureHashing
+from streams.decoding.pool import DecodePool
 from streams.delivery import (
     Deliver,
     Outgoing,
@@ -56,6 +56,11 @@ from streams.kafka.partitioner import partition_of
 from streams.kafka.producer import DeliveringProducer
 from streams.kafka.topics import HASHER_GROUP, LOG_CONTENT_TYPE
 from streams.settings import Settings
+from streams.telemetry import metrics
+from streams.telemetry.delivery import CountedDelivery
+from streams.telemetry.flow import Flow
+from streams.telemetry.process import Telemetry, timed_fetch
+from streams.telemetry.registry import Steps
 
 logger = logging.getLogger(__name__)
 
@@ -73,21 +78,25 @@ ReadBefore = Callable[[TopicPartition, int, int], Awaitable[Sequence[LogEntry]]]
 
 def run_hasher(settings: Settings) -> Never:
     """Run a hasher until it is told to stop."""
+    telemetry = Telemetry("hasher", settings)
     require_topics(settings)
+    sources = (IMAGE_INGESTED, IMAGE_REMOVED)
     app = build_app(settings, HASHER_GROUP, buffered_events=_BUFFERED_EVENTS)
     pool = DecodePool(settings)
     picture_bytes = PictureBytes()
     fetcher = Fetcher(settings, picture_bytes=picture_bytes)
-    limits = decode_limits(settings)
+    flow = Flow(telemetry.registry, app, sources)
+    steps = Steps(telemetry.registry)
+    telemetry.picture_parts(fetcher, pool)
+    hashing = PictureHashing(settings, pool, steps.took)
 
-    async def hash_picture(content: bytes) -> Fingerprint | Rejection:
-        timeout_seconds = settings.decode_timeout_seconds
+    async def hash_picture(content: bytes, /) -> Fingerprint | Rejection:
         with picture_bytes.waiting(len(content)):
-            return await pool.run(fingerprint, content, limits, timeout_seconds=timeout_seconds)
+            return await hashing(content)
 
     pictures, removals = (
         Feed(app, topic, LogReader(settings, topic), gather=settings.group_size)
-        for topic in (IMAGE_INGESTED, IMAGE_REMOVED)
+        for topic in sources
     )
 
     async def read_before(partition: TopicPartition, offset: int, most: int) -> Sequence[LogEntry]:
@@ -97,18 +106,21 @@ def run_hasher(settings: Settings) -> Never:
     hasher = Hasher(
         settings,
         read_before=read_before,
-        fetch=fetcher.fetch,
+        fetch=timed_fetch(fetcher.fetch, steps),
         hash_picture=hash_picture,
-        deliver=DeliveringProducer(settings),
+        deliver=CountedDelivery(DeliveringProducer(settings), telemetry.registry, steps, sources),
         watermarks=app.watermarks,
         new_key=lambda: uuid.uuid4().bytes,
         fail=die,
     )
+    telemetry.registry.computed(metrics.IN_WORK_EVENTS, lambda: hasher.in_work)
+    flow.watch(settings)
 
     async def hash_images(stream: faust.Stream[Any]) -> None:
         async with pool, fetcher:
             try:
                 async for stretch in pictures.stretches(stream):
+                    flow.taken(stretch)
                     await hasher.ingest(stretch)
             except PoisonedError:
                 # What was done before the poison need not be done again.
@@ -120,6 +132,7 @@ def run_hasher(settings: Settings) -> Never:
     async def forget_images(stream: faust.Stream[Any]) -> None:
         try:
             async for stretch in removals.stretches(stream):
+                flow.taken(stretch)
                 await hasher.remove(stretch)
         except PoisonedError:
             await app.commit_reached()
@@ -167,6 +180,11 @@ class Hasher:
         self._windows: dict[TopicPartition, tuple[int, Window]] = {}
         self._work: dict[TopicPartition, set[asyncio.Task[None]]] = {}
         self._circuits: dict[TopicPartition, tuple[int, Circuit]] = {}
+
+    @property
+    def in_work(self) -> int:
+        """Pictures taken in and not finished; in any thread, hence the copy."""
+        return sum(len(window) for _, window in list(self._windows.values()))
 
     async def ingest(self, stretch: Stretch) -> None:
         """Begin work on a stretch of `image-ingested`; waits only where the window is full.
@@ -257,7 +275,7 @@ class Hasher:
         else:
             hashed = await hash_image(event, self._fetch, self._hash_picture)
             if isinstance(hashed, Rejection):
-                outgoing = dead_letter(partition, entry, hashed)
+                outgoing = dead_letter(partition, entry, hashed, event.workspace)
             else:
                 record = Hashed(
                     record_version=1,

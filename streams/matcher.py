@@ -48,6 +48,12 @@ from streams.kafka.log import LogReader
 from streams.kafka.producer import DeliveringProducer
 from streams.kafka.topics import MATCHER_GROUP
 from streams.settings import Settings
+from streams.telemetry.delivery import CountedDelivery
+from streams.telemetry.fields import outcome_fields
+from streams.telemetry.flow import Flow
+from streams.telemetry.matching import MatchMetrics
+from streams.telemetry.process import Telemetry
+from streams.telemetry.registry import Registry
 
 logger = logging.getLogger(__name__)
 
@@ -69,8 +75,10 @@ T = TypeVar("T")
 
 def run_matcher(settings: Settings) -> Never:
     """Run a matcher until it is told to stop."""
+    telemetry = Telemetry("matcher", settings)
     require_topics(settings)
     app = build_app(settings, MATCHER_GROUP, buffered_events=_BUFFERED_EVENTS)
+    flow = Flow(telemetry.registry, app, (INDEX_LOG, MATCH_ASKED))
     log = LogReader(settings, INDEX_LOG)
     matcher = Matcher(
         settings,
@@ -78,18 +86,21 @@ def run_matcher(settings: Settings) -> Never:
         deliver=DeliveringProducer(settings),
         watermarks=app.watermarks,
         topic_id=topic_id(settings, INDEX_LOG),
+        registry=telemetry.registry,
     )
+    flow.watch(settings)
     feed = Feed(app, INDEX_LOG, log, gather=settings.group_size)
     questions = Feed(app, MATCH_ASKED, LogReader(settings, MATCH_ASKED), gather=settings.group_size)
 
     async def match_images(stream: faust.Stream[Any]) -> None:
         try:
-            await match_all(feed, matcher, stream)
+            await match_all(feed, matcher, stream, flow.taken)
         finally:
             await asyncio.shield(matcher.close())
 
     async def answer_questions(stream: faust.Stream[Any]) -> None:
         async for stretch in questions.stretches(stream):
+            flow.taken(stretch)
             await matcher.answer(stretch, feed.owned)
 
     add_agent(app, INDEX_LOG, match_images)
@@ -104,6 +115,8 @@ class Group:
     arrivals: Sequence[Arrival]
     outcomes: dict[int, Outcome[Row]]
     answers: Sequence[Outgoing]
+    reused: set[int]
+    """Offsets of arrivals with the id of another picture."""
 
     def outgoing(self) -> list[Outgoing]:
         """Give one outcome per picture record, in the order of the log, then the answers."""
@@ -134,15 +147,21 @@ class Matcher:
         deliver: Deliver,
         watermarks: Watermarks,
         topic_id: str,
+        registry: Registry | None = None,
     ) -> None:
         """Own nothing yet."""
+        registry = registry or Registry("matcher")
         self._settings = settings
         self._log = log
-        self._deliver = deliver
         self._watermarks = watermarks
         self._topic_id = topic_id
         self._indexes: dict[int, PartitionIndex] = {}
         self._opening: tuple[int, float] | None = None
+        self._metrics = MatchMetrics(
+            registry, indexes=lambda: self._indexes, data_directory=settings.data_directory
+        )
+        self._steps = self._metrics.steps
+        self._deliver = CountedDelivery(deliver, registry, self._steps, (MATCH_ASKED,))
         # One thread: an index is used by one thread at a time, and the event loop stays free.
         self._thread = ThreadPoolExecutor(1, "index")
         # Held from a group's staging to its commit: in between the index is ahead of itself.
@@ -174,11 +193,14 @@ class Matcher:
                 await commit_group(
                     outgoing=group.outgoing(),
                     deliver=self._deliver,
-                    apply=partial(self._in_thread, index.commit, group.fresh()),
+                    apply=partial(self._in_thread, self._commit, index, group.fresh()),
                     acknowledge=partial(
                         self._watermarks.advance, stretch.partition, stretch.assignment, stop
                     ),
                 )
+            self._metrics.told(group.arrivals, group.outcomes, group.reused)
+            if logger.isEnabledFor(logging.DEBUG):
+                _log(stretch.partition, group)
             self._committed.set()
             self._committed = asyncio.Event()
 
@@ -219,7 +241,8 @@ class Matcher:
                         if index is None:
                             break
                         if index.next_offset >= end:
-                            return await self._in_thread(_answered, index, number, questions)
+                            with self._steps.time("answer"):
+                                return await self._in_thread(_answered, index, number, questions)
                     await committed.wait()
         except (TimeoutError, RetryableError) as error:
             logger.warning("partition %d: questions are not answered: %r", number, error)
@@ -235,16 +258,26 @@ class Matcher:
         await self.release(set())
         self._thread.shutdown()
 
-    @staticmethod
     def _match(
-        index: PartitionIndex, partition: TopicPartition, entries: Sequence[LogEntry], stop: int
+        self,
+        index: PartitionIndex,
+        partition: TopicPartition,
+        entries: Sequence[LogEntry],
+        stop: int,
     ) -> Group:
-        arrivals = index.stage(entries, stop)
+        with self._steps.time("stage"):
+            arrivals = index.stage(entries, stop)
         firsts = (arrival.first for arrival in arrivals)
-        found = outcomes(index, partition.partition, firsts)
+        searched = self._metrics.searched(index)
+        began = time.perf_counter()
+        found = outcomes(searched, partition.partition, firsts)
+        self._steps.took("search", searched.seconds)
+        self._steps.took("decide", time.perf_counter() - began - searched.seconds)
+        reused = set[int]()
         for arrival in arrivals:
             record, first = arrival.record, found[arrival.first].row.record
             if record.fingerprint.sha256 != first.fingerprint.sha256:
+                reused.add(arrival.offset)
                 logger.warning(
                     "%s %d: id_reused: image id %r of workspace %r came with other bytes; its "
                     "first outcome is sent again",
@@ -252,6 +285,7 @@ class Matcher:
                     arrival.offset,
                     record.image_id,
                     record.workspace,
+                    extra=outcome_fields(record, *partition, arrival.offset),
                 )
         answers = [
             _answer(
@@ -261,17 +295,24 @@ class Matcher:
             for arrival in arrivals
             if arrival.record.reply is not None
         ]
-        return Group(arrivals, found, answers)
+        return Group(arrivals, found, answers, reused)
+
+    def _commit(self, index: PartitionIndex, fresh: dict[int, bytes]) -> None:
+        with self._steps.time("apply"):
+            index.commit(fresh)
 
     def _rebuild(self, index: PartitionIndex, partition: TopicPartition, upto: int) -> None:
         """Apply what lies below `upto` without answering: it was answered before."""
         start = index.next_offset
+        self._metrics.rebuilt(partition.partition, 0, upto - start)
         began = said = time.monotonic()
         for entries in self._log.read_range(partition.partition, start, upto, headers=False):
             for low in range(0, len(entries), _REBUILD_GROUP):
                 group = entries[low : low + _REBUILD_GROUP]
                 index.stage(group, group[-1].offset + 1)
                 index.commit({})
+                left = upto - index.next_offset
+                self._metrics.rebuilt(partition.partition, len(group), left)
             now = time.monotonic()
             if now - said >= _PROGRESS_SECONDS:
                 said = now
@@ -279,6 +320,7 @@ class Matcher:
         if index.next_offset < upto:  # a hole ends the range
             index.stage((), upto)
             index.commit({})
+            self._metrics.rebuilt(partition.partition, 0, 0)
         seconds = time.monotonic() - began
         logger.info("%s: rebuilt %d to %d in %.2f s", partition, start, upto, seconds)
 
@@ -317,6 +359,12 @@ class Matcher:
         return await loop.run_in_executor(self._thread, partial(function, *args, **kwargs))
 
 
+def _log(partition: TopicPartition, group: Group) -> None:
+    for arrival in group.arrivals:
+        fields = outcome_fields(arrival.record, *partition, arrival.offset)
+        logger.debug("outcome: %s %d", partition, arrival.offset, extra=fields)
+
+
 def _answered(
     index: PartitionIndex, partition: int, questions: Sequence[tuple[LogEntry, Question]]
 ) -> list[Outgoing]:
@@ -341,10 +389,16 @@ def _groups(stretch: Stretch, size: int) -> Iterator[tuple[Sequence[LogEntry], i
         yield (), stretch.stop
 
 
-async def match_all(feed: Feed, matcher: Matcher, stream: faust.Stream[Any]) -> None:
+async def match_all(
+    feed: Feed,
+    matcher: Matcher,
+    stream: faust.Stream[Any],
+    taken: Callable[[Stretch], None],
+) -> None:
     """Match each stretch in turn; keep open only the indexes of the present assignment."""
     assignment = None
     async for stretch in feed.stretches(stream):
+        taken(stretch)
         if stretch.assignment != assignment:
             assignment = stretch.assignment
             await matcher.release({partition.partition for partition in feed.owned()})

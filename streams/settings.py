@@ -11,10 +11,12 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, Literal, cast, get_args
 
 from schemas.topics import MEBIBYTE
 from streams.errors import MisconfiguredError
+
+LogFormat = Literal["json", "text"]
 
 _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"0", "false", "no", "off"}
@@ -49,9 +51,11 @@ def _setting(
 
 
 def _one_of(*allowed: str) -> Callable[[str], str]:
+    spelt = {name.upper(): name for name in allowed}
+
     def check(text: str) -> str:
-        if text.upper() in allowed:
-            return text.upper()
+        if text.upper() in spelt:
+            return spelt[text.upper()]
         message = f"{', '.join(allowed[:-1])} or {allowed[-1]} is wanted"
         raise ValueError(message)
 
@@ -333,6 +337,12 @@ class Settings:
         "INFO",
         "DEBUG, INFO, WARNING or ERROR.",
         check=_one_of("DEBUG", "INFO", "WARNING", "ERROR"),
+    )
+    log_format: LogFormat = _setting(
+        "CHECK_DEDUP_LOG_FORMAT",
+        "json",
+        "Lines on standard error: json or text.",
+        check=_one_of(*get_args(LogFormat)),
     )
 
     @classmethod

@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import json
 import os
+import random
 import shlex
 import signal
 import socket
@@ -65,6 +66,12 @@ _KEYS_VARIABLE: Final = "CHECK_DEDUP_KEYS_FILE"
 # Of the key that the first `make up` makes.
 _TRIAL_WORKSPACE: Final = "demo"
 
+# Where `check-dedup status` looks when it is told nothing.
+METRICS_PORT: Final = 9101
+_METRICS_PORT: Final = "CHECK_DEDUP_METRICS_PORT"
+# Below the ports that systems give to outgoing connections, one of which would be in the way.
+_FREE_PORTS: Final = range(20_000, 32_000)
+
 # In a process's environment: the PID file that stands for it.
 _MARK: Final = "CHECK_STACK_PID_FILE"
 _LOG_LINES: Final = 15
@@ -100,6 +107,11 @@ class Member:
         except (FileNotFoundError, ValueError, psutil.Error):
             return None
         return process if ours else None
+
+    @property
+    def metrics_url(self) -> str:
+        """Where the process tells its metrics."""
+        return f"http://127.0.0.1:{self.environment[_METRICS_PORT]}/metrics"
 
     @property
     def exit_code(self) -> int | None:
@@ -157,7 +169,8 @@ class Stack:
 
     `broker` is one that someone else starts and stops; without it, it is the one that
     KAFKA_BOOTSTRAP_SERVERS in `environment` names, or one of our own on `port` (or a free one).
-    `settings` are environment variables of the product on top of `environment`.
+    `settings` are environment variables of the product on top of `environment`. The processes tell
+    their metrics on ports from `metrics_port` on, or on any that are free.
     """
 
     def __init__(
@@ -171,8 +184,10 @@ class Stack:
         broker: Broker | ExternalBroker | None = None,
         settings: Mapping[str, str] | None = None,
         environment: Mapping[str, str] = os.environ,
+        metrics_port: int | None = None,
     ) -> None:
         self.directory = directory.resolve()
+        self._metrics_port = metrics_port
         external = environment.get(BOOTSTRAP_VARIABLE)
         self._owned: Broker | None = None
         if broker is None and external:
@@ -254,9 +269,26 @@ class Stack:
         own = {
             "CHECK_DEDUP_DATA_DIRECTORY": str(self.directory / "data" / name),
             "CHECK_DEDUP_INSTANCE_ID": name,
+            _METRICS_PORT: str(self._port_of(name)),
         }
         environment = {**self.environment, **own, **(settings or {})}
         return Member(name, command, environment, self.directory)
+
+    def _port_of(self, name: str) -> int:
+        """Give a process a port for its metrics; the one it has, where it runs."""
+        directory = self.directory / "processes"
+        file = directory / f"{name}.metrics-port"
+        if file.exists() and (directory / f"{name}.pid").exists():
+            return int(file.read_text())
+        others = {
+            int(other.read_text()) for other in directory.glob("*.metrics-port") if other != file
+        }
+        first = self._metrics_port or random.choice(_FREE_PORTS)  # noqa: S311 - no secret
+        wanted = (port for port in range(first, 65_536) if port not in others)
+        port = next(port for port in wanted if not _answers(port))
+        directory.mkdir(parents=True, exist_ok=True)
+        file.write_text(str(port))
+        return port
 
     def start(self, say: Callable[[str], None] = lambda _: None) -> Self:
         """Start what does not run, and return once Kafka has the topics and all processes are up.
@@ -441,6 +473,7 @@ def _up_stack(arguments: argparse.Namespace) -> Stack:
         apis=arguments.apis,
         port=wanted,
         settings={_KEYS_VARIABLE: keys_file},
+        metrics_port=METRICS_PORT,
     )
 
 

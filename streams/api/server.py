@@ -22,7 +22,7 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler, RequestPayloadError
 from msgspec import Struct
 
-from agents.fingerprint import fingerprint
+from agents.hash_image import HashPicture
 from schemas.codec import encode_json
 from schemas.http import Code, Health, ImagesResponse
 from schemas.reasons import Rejection
@@ -41,13 +41,19 @@ from streams.api.page import Page
 from streams.api.problems import ProblemError
 from streams.api.requests import ENVELOPE_LIMIT_BYTES, match_request, picture_pair
 from streams.api.service import IDEMPOTENCY_KEY, Service, Times
-from streams.decoding.pool import DecodePool, decode_limits
+from streams.decoding.hashing import PictureHashing
+from streams.decoding.pool import DecodePool
 from streams.engine.process import die, require_topics
 from streams.errors import MisconfiguredError, RetryableError
 from streams.fetching.fetch import Fetcher
 from streams.fetching.picture_bytes import PictureBytes
 from streams.kafka.producer import DeliveringProducer
 from streams.settings import Settings
+from streams.telemetry import metrics
+from streams.telemetry.delivery import CountedDelivery
+from streams.telemetry.http import RequestMetrics
+from streams.telemetry.process import Telemetry, timed_fetch
+from streams.telemetry.registry import Registry, Steps
 
 logger = logging.getLogger(__name__)
 # aiohttp's own logger prints the header that it could not read, which may be an API key.
@@ -64,6 +70,17 @@ _JSON: Final = "application/json"
 # After the requests under way: what is left of a stop.
 _CLOSING_SECONDS: Final = 10.0
 
+_IMAGES_PATH: Final = "/v1/images/{sha256}"
+_ENDPOINTS: Final = {
+    **dict.fromkeys((MATCH_PATH, *OTHER_MATCH_PATHS), "match"),
+    COMPARE_PATH: "compare",
+    _IMAGES_PATH: "images",
+    "/healthz": "health",
+    "/readyz": "health",
+    "/openapi.json": "openapi",
+    "/docs": "docs",
+}
+
 # The headers that an answer to this request has, whatever it is.
 _HEADERS: Final = web.RequestKey("headers", dict[str, str])
 
@@ -76,32 +93,40 @@ def run_api(settings: Settings) -> None:
     Raises:
         MisconfiguredError: topics are not as declared, or the address cannot be listened on.
     """
+    telemetry = Telemetry("api", settings)
     require_topics(settings)
-    asyncio.run(_serve(settings))
+    asyncio.run(_serve(settings, telemetry))
 
 
-async def _serve(settings: Settings) -> None:
+async def _serve(settings: Settings, telemetry: Telemetry) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     # Somebody waits for each record.
-    deliver = DeliveringProducer(settings, linger_ms=0)
-    answers = Answers(settings, deliver=deliver)
+    producer = DeliveringProducer(settings, linger_ms=0)
+    steps = Steps(telemetry.registry)
+    answers = Answers(settings, deliver=CountedDelivery(producer, telemetry.registry, steps))
+    telemetry.registry.computed(
+        metrics.API_SILENT_PARTITIONS, lambda: len(answers.late_partitions())
+    )
     async with AsyncExitStack() as stack:
-        stack.callback(deliver.close, 1.0)
+        stack.callback(producer.close, 1.0)
         pool = await stack.enter_async_context(DecodePool(settings))
         picture_bytes = PictureBytes()
         fetcher = await stack.enter_async_context(Fetcher(settings, picture_bytes=picture_bytes))
+        telemetry.picture_parts(fetcher, pool)
         reader = AnswerReader(settings, answers.hear, die)
         await reader.start()
         stack.push_async_callback(reader.close)
         watching = asyncio.create_task(answers.watch())
         watching.add_done_callback(partial(_unless_cancelled, die))
         stack.callback(watching.cancel)
-        hashing = Hashing(settings, pool, picture_bytes)
-        service = Service(answers, fetch=fetcher.fetch, hash_picture=hashing.hash_picture)
-        api = Api(settings, service=service, answers=answers)
+        hashing = Hashing(settings, PictureHashing(settings, pool, steps.took), picture_bytes)
+        service = Service(
+            answers, fetch=timed_fetch(fetcher.fetch, steps), hash_picture=hashing.hash_picture
+        )
+        api = Api(settings, service=service, answers=answers, registry=telemetry.registry)
         runner = api.runner()
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
@@ -132,30 +157,25 @@ class Hashing:
     begun is finished (it has a limit of its own); one that has not is given up.
     """
 
-    def __init__(self, settings: Settings, pool: DecodePool, picture_bytes: PictureBytes) -> None:
-        """Take the pool; as many jobs begin at once as it has children."""
-        self._pool = pool
+    def __init__(
+        self, settings: Settings, hash_picture: HashPicture, picture_bytes: PictureBytes
+    ) -> None:
+        """Take what hashes in the pool; as many jobs begin at once as that has children."""
+        self._hash_picture = hash_picture
         self._bytes = picture_bytes
-        self._limits = decode_limits(settings)
-        self._timeout_seconds = settings.decode_timeout_seconds
         self._turns = asyncio.Semaphore(settings.decode_processes)
-        self._running: set[asyncio.Task[Fingerprint | Rejection]] = set()
+        self._running: set[asyncio.Future[Fingerprint | Rejection]] = set()
 
     async def hash_picture(self, content: bytes, /) -> Fingerprint | Rejection:
         """Give the fingerprint of a picture's bytes."""
         with self._bytes.waiting(len(content)):
             await self._turns.acquire()
-        job = asyncio.create_task(self._run(content))
+        job = asyncio.ensure_future(self._hash_picture(content))
         self._running.add(job)
         job.add_done_callback(self._done)
         return await asyncio.shield(job)
 
-    async def _run(self, content: bytes) -> Fingerprint | Rejection:
-        return await self._pool.run(
-            fingerprint, content, self._limits, timeout_seconds=self._timeout_seconds
-        )
-
-    def _done(self, job: asyncio.Task[Fingerprint | Rejection]) -> None:
+    def _done(self, job: asyncio.Future[Fingerprint | Rejection]) -> None:
         self._running.discard(job)
         self._turns.release()
         if not job.cancelled():
@@ -165,7 +185,14 @@ class Hashing:
 class Api:
     """The routes, and what is checked before a request is read."""
 
-    def __init__(self, settings: Settings, *, service: Service, answers: Answers) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        service: Service,
+        answers: Answers,
+        registry: Registry | None = None,
+    ) -> None:
         """Take the parts."""
         self._settings = settings
         self._service = service
@@ -176,16 +203,18 @@ class Api:
         self._openapi = openapi()
         self._docs = docs_page(self._openapi)
         self._page = Page()
+        endpoints = _ENDPOINTS | dict.fromkeys(self._page.paths, "page")
+        self._metrics = RequestMetrics(registry or Registry("api"), endpoints)
         self._stopping = False
 
     def application(self) -> web.Application:
         """Give the aiohttp application."""
-        application = web.Application(middlewares=[self._answered])
+        application = web.Application(middlewares=[self._metrics.middleware, self._answered])
         router = application.router
         for path in (MATCH_PATH, *OTHER_MATCH_PATHS):
             router.add_post(path, self._match, expect_handler=_expected)
         router.add_post(COMPARE_PATH, self._compare, expect_handler=_expected)
-        router.add_get("/v1/images/{sha256}", self._images, allow_head=False)
+        router.add_get(_IMAGES_PATH, self._images, allow_head=False)
         router.add_get("/healthz", self._healthz, allow_head=False)
         router.add_get("/readyz", self._readyz, allow_head=False)
         router.add_get("/openapi.json", self._openapi_json, allow_head=False)

@@ -17,6 +17,7 @@ from rich.console import Console
 from streams import failpoints
 from streams.errors import CheckDedupError
 from streams.settings import Settings
+from streams.telemetry.logs import log_to
 
 out: Final = Console()
 
@@ -27,10 +28,11 @@ def session(*, logs: bool = False) -> Iterator[Settings]:
     try:
         settings = Settings.from_environment()
         failpoints.arm(os.environ)
-        logging.basicConfig(
-            level=settings.log_level if logs else logging.ERROR,
-            format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-            stream=sys.stderr,
+        # What a person's command writes is for that person.
+        log_to(
+            sys.stderr,
+            settings.log_level if logs else "ERROR",
+            settings.log_format if logs else "text",
         )
         for library in ("faust", "mode", "aiokafka", "streams.engine.transport"):
             logging.getLogger(library).setLevel(max(logging.getLogger().level, logging.WARNING))

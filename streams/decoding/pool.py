@@ -60,7 +60,7 @@ class DecodePool:
     """A fixed number of child processes, each doing one job at a time."""
 
     def __init__(
-        self, settings: Settings, modules: Sequence[str] = ("agents.fingerprint",)
+        self, settings: Settings, modules: Sequence[str] = ("streams.decoding.timed",)
     ) -> None:
         """Take the number of processes and their memory; `modules` are imported at their start."""
         self._size = settings.decode_processes
@@ -70,6 +70,11 @@ class DecodePool:
         # Held while waiting for children: callers get them in the order they came.
         self._turn = asyncio.Lock()
         self._closed = False
+
+    @property
+    def restarts(self) -> int:
+        """Children started again so far; in any thread."""
+        return sum(max(0, child.starts - 1) for child in self._children)
 
     async def start(self) -> None:
         """Start all children; they import while the caller goes on."""
@@ -142,6 +147,7 @@ class _Child:
     def __init__(self, arguments: Sequence[str]) -> None:
         self._arguments = arguments
         self._stopped = False
+        self.starts = 0
         self._process: asyncio.subprocess.Process | None = None
         self._exchange: asyncio.Task[object] | None = None
         self._started = asyncio.create_task(self._start())
@@ -186,6 +192,7 @@ class _Child:
         kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         for _ in range(_START_ATTEMPTS):
             await self._end()
+            self.starts += 1
             self._process = process = await asyncio.create_subprocess_exec(
                 *(
                     sys.executable,

@@ -73,6 +73,18 @@ class Fetcher:
         self._random = random or SystemRandom()
         self._shares = Shares(settings.fetches_at_once, settings.fetch_share_percent)
         self._failing = FailingHosts(clock)
+        # Hears why an attempt failed, and how long the pause before the next one is.
+        self.on_retry: Callable[[Reason, float], None] = lambda _reason, _seconds: None
+
+    @property
+    def in_flight(self) -> int:
+        """Pictures being fetched now; in any thread, as the next one."""
+        return self._shares.held
+
+    @property
+    def failing_hosts(self) -> int:
+        """Hosts that are not asked at all now."""
+        return self._failing.resting
 
     async def start(self) -> None:
         """Open the client; belongs to the running event loop."""
@@ -177,6 +189,7 @@ class Fetcher:
                 left = (limit.when() or 0) - asyncio.get_running_loop().time()
                 if not refused.is_passing or attempt == attempts - 1 or pause >= left:
                     raise
+                self.on_retry(refused.reason, pause)
                 logger.info("trying again in %.1f s: %s, %s", pause, refused.reason, refused.detail)
             await asyncio.sleep(pause)
         raise AssertionError

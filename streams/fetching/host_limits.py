@@ -29,6 +29,11 @@ class Shares:
         # Whoever was served last stands last, however long its queue.
         self._waiting: OrderedDict[tuple[str, str], deque[asyncio.Future[None]]] = OrderedDict()
 
+    @property
+    def held(self) -> int:
+        """Places held now."""
+        return self._held
+
     @asynccontextmanager
     async def hold(self, host: str, workspace: str, limit: asyncio.Timeout) -> AsyncIterator[None]:
         """Hold one of the places; the time limit stands still while waiting for it."""
@@ -96,6 +101,12 @@ class FailingHosts:
     def is_resting(self, origin: str) -> bool:
         """Whether the host is not asked at all now."""
         return origin in self._streaks and self._clock() < self._streaks[origin][2]
+
+    @property
+    def resting(self) -> int:
+        """How many hosts are not asked at all now; in any thread, hence the copy."""
+        now = self._clock()
+        return sum(now < until for _, _, until in list(self._streaks.values()))
 
     def admit(self, origin: str) -> bool:
         """Whether to ask the host; the first to ask after its rest is the probe for all."""

@@ -30,7 +30,7 @@ from streams.errors import CorruptStateError
 from streams.index import files
 from streams.index.columns import NEVER, Columns, ColumnsManifest
 from streams.index.mih import EXACT, NEAR, Layout, MultiIndexHash, SortedBands
-from streams.index.store import FORMAT_VERSION, Batch, Identity, Progress, Row, Store
+from streams.index.store import FORMAT_VERSION, Batch, Identity, Progress, Row, Storage, Store
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +55,11 @@ class BandsManifest(msgspec.Struct, frozen=True):
     columns: ColumnsManifest
     spaces: dict[str, files.Manifest]
 
+    @property
+    def size_bytes(self) -> int:
+        """Give the size of the spaces' files."""
+        return sum(file.size_bytes for part in self.spaces.values() for file in part.files)
+
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
@@ -63,6 +68,17 @@ class Arrival:
     offset: int
     first: int
     record: Hashed
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """How large an index is, as of its last commit."""
+
+    pictures: int
+    codes: int
+    merges: int
+    """Since it was opened."""
+    band_files_bytes: int
 
 
 @dataclass(slots=True)
@@ -103,6 +119,7 @@ class PartitionIndex:
         self._columns = Columns()
         self._spaces: dict[str, MultiIndexHash] = {}
         self._generation = 0
+        self._band_files_bytes = 0
         self._load_bands()
         self._load_rows_after_bands()
         self._removals = 0
@@ -117,6 +134,8 @@ class PartitionIndex:
                 f"removals instead of {counted.pictures} and {counted.removals}; delete it: it is "
                 "rebuilt from index-log"
             )
+        self._merges = 0
+        self._count()
 
     @property
     def next_offset(self) -> int:
@@ -136,6 +155,14 @@ class PartitionIndex:
     def codes(self) -> int:
         """Count the codes in all spaces."""
         return sum(len(space) for space in self._spaces.values())
+
+    def storage(self) -> Storage:
+        """Read how RocksDB does; in any thread. Raises once it is closed."""
+        return self._store.storage()
+
+    def _count(self) -> None:
+        # Replaced as a whole: any thread may read it.
+        self.numbers = Numbers(len(self), self.codes, self._merges, self._band_files_bytes)
 
     def wipe(self) -> None:
         """Forget everything: the log is another one, or the files are beyond use."""
@@ -212,6 +239,7 @@ class PartitionIndex:
         self._store.progress = staged.progress
         self._staged = None
         self._merge_bands()
+        self._count()
 
     def _decode(self, entry: LogEntry) -> LogRecord:
         try:
@@ -484,6 +512,7 @@ class PartitionIndex:
             name: MultiIndexHash(files.open_files(directory / name, part), _layout(name))
             for name, part in manifest.spaces.items()
         }
+        self._band_files_bytes = manifest.size_bytes
 
     def _delete_other_bands(self) -> None:
         for found in (self._directory / "bands").glob("*"):
@@ -535,6 +564,8 @@ class PartitionIndex:
         for name, base in merge.bases.items():
             self._spaces[name].adopt(base, merge.frozen_codes[name])
         self._generation = merge.generation
+        self._merges += 1
+        self._band_files_bytes = manifest.size_bytes
         self._delete_other_bands()
 
 

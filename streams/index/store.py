@@ -7,6 +7,7 @@ offset, so that a kill at any moment leaves a prefix of the log, never a part of
 
 import faulthandler
 import gc
+import re
 import shutil
 import struct
 from collections.abc import Iterable, Iterator, Sequence
@@ -43,6 +44,15 @@ _MARK = b"m"
 _REMOVED = b"x"
 _SETTINGS = b"s"
 _WORKSPACE = b"w"
+
+_SIZES = {
+    "sst_live": "live-sst-files-size",
+    "sst_total": "total-sst-files-size",
+    "memtables": "size-all-mem-tables",
+    "block_cache": "block-cache-usage",
+    "table_readers": "estimate-table-readers-mem",
+}
+_STALLS = re.compile(r"\btotal-(delays|stops): (\d+)")
 
 _U64 = struct.Struct(">Q")
 _U32 = struct.Struct(">I")
@@ -82,6 +92,18 @@ class Row:
     timestamp_ms: int
     number: int
     record: Hashed
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """How RocksDB does: sizes by part, what compaction has to do, and how it holds writes back."""
+
+    sizes_bytes: dict[str, int]
+    pending_compaction_bytes: int
+    write_delays: int
+    """Times, since the database was opened; so are the stops."""
+    write_stops: int
+    writes_stopped: bool
 
 
 class Batch:
@@ -224,6 +246,25 @@ class Store:
     def bands(self) -> bytes | None:
         """Read the manifest of the band files in use."""
         return self._get([_BANDS])[0]
+
+    def storage(self) -> Storage:
+        """Read RocksDB's own numbers; in any thread.
+
+        Raises:
+            Exception: it is closed (rocksdict has no other class for it).
+        """
+        stalls = self._db.property_value("rocksdb.cf-write-stall-stats") or ""
+        found = dict(_STALLS.findall(stalls))
+        return Storage(
+            sizes_bytes={part: self._number(name) for part, name in _SIZES.items()},
+            pending_compaction_bytes=self._number("estimate-pending-compaction-bytes"),
+            write_delays=int(found.get("delays", 0)),
+            write_stops=int(found.get("stops", 0)),
+            writes_stopped=bool(self._number("is-write-stopped")),
+        )
+
+    def _number(self, name: str) -> int:
+        return self._db.property_int_value(f"rocksdb.{name}") or 0
 
     def close(self) -> None:
         """Close. RocksDB's lock goes when no iterator is alive either, hence the collection.

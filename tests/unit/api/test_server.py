@@ -1,7 +1,6 @@
 """Hashing for clients that may go away: what has begun is finished, what waits is given up."""
 
 import asyncio
-from collections.abc import Callable
 from contextlib import suppress
 
 import pytest
@@ -22,14 +21,9 @@ class Pool:
         self.gate = asyncio.Event()
         self.error: Exception | None = None
 
-    async def run(
-        self, function: Callable[..., object], *arguments: object, timeout_seconds: float
-    ) -> Rejection:
+    async def hash_picture(self, content: bytes, /) -> Rejection:
         """Run a job."""
-        assert callable(function)
-        assert timeout_seconds > 0
-        assert isinstance(arguments[0], bytes)
-        self.begun.append(arguments[0])
+        self.begun.append(content)
         try:
             await self.gate.wait()
         except asyncio.CancelledError:
@@ -49,7 +43,7 @@ def pool() -> Pool:
 @pytest.fixture
 def hashing(pool: Pool) -> Hashing:
     """Give what hashes one picture at a time in it."""
-    return Hashing(Settings(decode_processes=1), pool, PictureBytes())  # type: ignore[arg-type]
+    return Hashing(Settings(decode_processes=1), pool.hash_picture, PictureBytes())
 
 
 async def gone(task: asyncio.Task[object]) -> None:
