@@ -198,7 +198,7 @@ class Matcher:
                         self._watermarks.advance, stretch.partition, stretch.assignment, stop
                     ),
                 )
-            self._metrics.told(group.arrivals, group.outcomes, group.reused)
+            self._metrics.told(len(entries), group.arrivals, group.outcomes, group.reused)
             if logger.isEnabledFor(logging.DEBUG):
                 _log(stretch.partition, group)
             self._committed.set()

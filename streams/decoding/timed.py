@@ -1,6 +1,6 @@
 """What a decode process does with a picture: its fingerprint, and how long each half took.
 
-Imported by the children of `streams.decoding.pool`, whose memory is bounded, so it imports only what
+Imported by the children of `streams.decoding.pool`, whose memory is bounded: it imports only what
 they need.
 """
 

@@ -45,7 +45,7 @@ class MatchMetrics:
         self._outcomes = registry.counter(metrics.OUTCOMES_TOTAL)
         self._repeated = registry.counter(metrics.OUTCOMES_REPEATED_TOTAL)
         self._candidates = registry.histogram(metrics.INDEX_CANDIDATES)
-        self._group_pictures = registry.histogram(metrics.GROUP_PICTURES)
+        self._group_records = registry.histogram(metrics.GROUP_RECORDS)
         self._rebuilt = registry.counter(metrics.INDEX_REBUILT_RECORDS_TOTAL)
         # Records left to rebuild, by partition.
         self._remaining: dict[int, int] = {}
@@ -91,14 +91,18 @@ class MatchMetrics:
         return SearchedIndex(index, lambda found: self._candidates.observe(len(found)))
 
     def told(
-        self, arrivals: Sequence[Arrival], outcomes: Mapping[int, Outcome[Row]], repeats: set[int]
+        self,
+        records: int,
+        arrivals: Sequence[Arrival],
+        outcomes: Mapping[int, Outcome[Row]],
+        repeats: set[int],
     ) -> None:
-        """Count what was delivered: first outcomes, and those that were sent again.
+        """Count what a group of log records brought: first outcomes, and those sent again.
 
         `repeats`: offsets of the arrivals that reuse the id of another picture.
         """
         now_ms = self._clock_ms()
-        self._group_pictures.observe(len(arrivals))
+        self._group_records.observe(records)
         for arrival in arrivals:
             outcome = outcomes[arrival.first]
             if arrival.offset in repeats:

@@ -159,10 +159,10 @@ STEP_DURATION_SECONDS: Final = Metric(
     processes=("hasher", "matcher", "api"),
     buckets=STEP_BUCKETS,
 )
-GROUP_PICTURES: Final = Metric(
-    "check_dedup_group_pictures",
+GROUP_RECORDS: Final = Metric(
+    "check_dedup_group_records",
     "histogram",
-    "Pictures in one group commit of the matcher.",
+    "Log records in one group commit of the matcher.",
     processes=("matcher",),
     buckets=GROUP_BUCKETS,
 )

@@ -227,8 +227,8 @@ def test_steps(change: Change) -> None:
     assert change(name, step="decode") == 14 + 3
     assert change(name, step="hash") == 12 + 2
     for step in ("stage", "search", "decide", "apply"):
-        assert change(name, step=step) == change("group_pictures_count") > 0
-    assert change("group_pictures_sum") == 14
+        assert change(name, step=step) == change("group_records_count") > 0
+    assert change("group_records_sum") == change("events_total", topic=INDEX_LOG) == 15
 
 
 def test_index_and_quality(change: Change) -> None:
