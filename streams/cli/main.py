@@ -11,6 +11,7 @@ from streams.cli import pictures, processes
 from streams.cli.bench import bench_app
 from streams.cli.dlq import dlq_app
 from streams.cli.keys import keys_app
+from streams.cli.log import log_app
 from streams.cli.session import out, session
 from streams.cli.topics import topics_app
 from streams.settings import declarations
@@ -26,6 +27,7 @@ processes.add_to(app)
 pictures.add_to(app)
 app.add_typer(topics_app, name="topics")
 app.add_typer(dlq_app, name="dlq")
+app.add_typer(log_app, name="log")
 app.add_typer(keys_app, name="keys")
 app.add_typer(bench_app, name="bench")
 

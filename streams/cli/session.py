@@ -40,3 +40,12 @@ def session(*, logs: bool = False) -> Iterator[Settings]:
     except CheckDedupError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from error
+
+
+def partitions(settings: Settings, only: int | None) -> range:
+    """Give the partitions of a topic, or the one that was asked for."""
+    if only is None:
+        return range(settings.partitions)
+    if only >= settings.partitions:
+        raise typer.BadParameter(f"--partition: there are 0 to {settings.partitions - 1}")
+    return range(only, only + 1)
