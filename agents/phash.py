@@ -58,11 +58,6 @@ def phash_all(luma: Luma, rectangles: Sequence[Rectangle]) -> list[Hashed]:
     return [Hashed(*hashed) for hashed in zip(codes, fines, amplitudes, strict=True)]
 
 
-def code_all(luma: Luma, rectangles: Sequence[Rectangle]) -> list[bytes]:
-    """`code` alone of each rectangle: half of the work."""
-    return _bits(_reduced(luma.astype(np.float64), rectangles, _CODE_SAMPLES), CODE_SIDE)[0]
-
-
 def _reduced(pixels: Samples, rectangles: Sequence[Rectangle], count: int) -> Samples:
     """Each rectangle as count x count samples, as Pillow reduces it."""
     columns: dict[tuple[int, int], Samples] = {}

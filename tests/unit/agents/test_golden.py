@@ -19,16 +19,16 @@ from schemas.records import Fingerprint
 from tests.unit.agents.pictures import written
 
 GOLDEN = {
-    "bordered": "b96e07fadbfb4f6c",
-    "captioned": "dc544b93d9cc8d54",
-    "colour": "cafad3cfc03c193a",
+    "bordered": "4b85aa73acbafbc4",
+    "captioned": "790665226f18d8d9",
+    "colour": "a586bd406cb4deef",
     "flat": "8da0ee8bb4fdb157",
-    "jpeg": "9607f01fb6b758c5",
-    "large": "5f36b4710f0a3650",
-    "plain": "5e36be5dbce24df6",
-    "tall": "265bbf6c8a5a0c0e",
+    "jpeg": "1f8c3f1de4d5363f",
+    "large": "1086db8b4ccc2c9d",
+    "plain": "4e5124645eeb1a0f",
+    "tall": "a1f4b9305708139e",
     "tiny": "d1ee9457ff709240",
-    "transparent": "681f3b34d85704c6",
+    "transparent": "cb43696f32009bb6",
 }
 
 

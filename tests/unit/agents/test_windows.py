@@ -1,0 +1,79 @@
+"""Windows: which codes a picture asks with, and of what."""
+
+import imagehash
+import numpy as np
+import pytest
+from PIL import Image
+
+from agents.windows import STORED, Window, asked_codes, asked_windows, window
+from tests.unit.agents.pictures import shipped
+
+PHOTOGRAPHS = ("astronaut", "coffee", "cat", "rocket", "camera", "brick")
+
+
+def luma(name: str, size: tuple[int, int] = (384, 256)) -> Image.Image:
+    """A photograph as decoding leaves it."""
+    return shipped(name).convert("L").resize(size)
+
+
+def asked(picture: Image.Image, frame: tuple[int, int, int, int]) -> list[tuple[int, Window]]:
+    """Each code with what it is the code of."""
+    codes = np.frombuffer(asked_codes(picture, frame), ">u8").tolist()
+    return list(zip(codes, asked_windows(picture.size, frame), strict=True))
+
+
+def imagehash_of(picture: Image.Image, of: Window) -> int:
+    """What imagehash says of it."""
+    left, top, right, bottom = of.rectangle
+    turned = picture.rotate(of.turned_degrees, Image.Resampling.BILINEAR)
+    cut = turned.crop((left, top, right, bottom))
+    if of.mirrored:
+        cut = cut.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return int.from_bytes(np.packbits(imagehash.phash(cut).hash.flatten()).tobytes())
+
+
+@pytest.mark.parametrize("size", [(384, 256), (256, 480), (256, 256)])
+def test_asked_codes_are_nearly_those_of_imagehash(size: tuple[int, int]) -> None:
+    """Each is the code of what it is said to be of: its window, mirrored or turned."""
+    distances = [
+        (code ^ imagehash_of(picture, of)).bit_count()
+        for name in PHOTOGRAPHS
+        for picture in (luma(name, size),)
+        for code, of in asked(picture, (0, 0, *size))
+    ]
+    assert np.mean(distances) < 1
+    assert np.percentile(distances, 95) <= 4
+    assert max(distances) <= 8
+
+
+def test_windows_of_the_whole_are_asked_beside_a_frame() -> None:
+    """What was taken for a frame may be none."""
+    picture = luma("rocket")
+    frame = (40, 30, 340, 250)
+    windows = [of.rectangle for _, of in asked(picture, frame)]
+    assert window(frame, (0.05, 0.05, 0.05, 0.05)) in windows
+    assert window((0, 0, 384, 256), (0.05, 0.05, 0.05, 0.05)) in windows
+    plain = asked_windows(picture.size, (0, 0, 384, 256))
+    assert len(plain) < len(windows) <= 80
+
+
+def test_some_stored_window_is_free_of_whatever_lies_in_a_corner_or_at_a_side() -> None:
+    """A sticker or a text over less than half of a side leaves the other half."""
+    whole = (0, 0, 100, 100)
+    stored = [window(whole, cuts) for cuts in STORED.values()]
+    for left, top in ((0, 0), (60, 0), (0, 60), (60, 60), (35, 0), (35, 60), (0, 35), (60, 35)):
+        sticker = (left, top, left + 30, top + 30)
+        assert any(
+            box[2] <= sticker[0]
+            or box[0] >= sticker[2]
+            or box[3] <= sticker[1]
+            or box[1] >= sticker[3]
+            for box in stored
+        )
+
+
+@pytest.mark.parametrize("size", [(16, 16), (16, 1024), (1024, 16)])
+def test_any_shape_gives_all_codes(size: tuple[int, int]) -> None:
+    """Small and extremely long pictures, too."""
+    noise = np.random.default_rng(2).integers(0, 256, size[::-1]).astype(np.uint8)
+    assert len(asked(Image.fromarray(noise), (0, 0, *size))) == 40
