@@ -1,4 +1,4 @@
-"""The three processes."""
+"""The long-running processes."""
 
 import typer
 
@@ -7,7 +7,7 @@ from streams.cli.session import session
 
 def add_to(app: typer.Typer) -> None:
     """Add these commands to the program."""
-    for command in (hasher, matcher, api):
+    for command in (hasher, matcher, api, canary):
         app.command()(command)
 
 
@@ -33,3 +33,11 @@ def api() -> None:
         from streams.api.server import run_api
 
         run_api(settings)
+
+
+def canary() -> None:
+    """Run a canary: a synthetic picture and its copy go the whole way, every few minutes."""
+    with session(logs=True) as settings:
+        from streams.canary import run_canary
+
+        run_canary(settings)

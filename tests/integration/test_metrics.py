@@ -14,7 +14,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from deploy.local.client import Client
 from deploy.local.demo import served
-from deploy.local.stack import Member, Stack
+from deploy.local.stack import COMMAND, Member, Stack, stop_members
 from schemas.records import ImageIngested
 from schemas.topics import (
     IMAGE_INGESTED,
@@ -332,3 +332,31 @@ def test_a_slow_outcome_can_be_found(stack: Stack, client: Client, workspace: st
         return f'event_id="{wanted}"' in (read(matcher.metrics_url, OPENMETRICS) or "")
 
     eventually(named)
+
+
+def test_the_canary(stack: Stack) -> None:
+    """Its pictures go the whole way, round after round, and it tells all that it should."""
+    settings = {
+        "CHECK_DEDUP_CANARY_INTERVAL_SECONDS": "1",
+        "CHECK_DEDUP_CANARY_WORKSPACE": f"canary-{uuid.uuid4().hex}",
+    }
+    member = stack.member("canary-1", [str(COMMAND), "canary"], settings)
+    began = time.time()
+    member.start()
+    try:
+        rounds = "check_dedup_canary_rounds_total"
+        eventually(lambda: Scrape.of(member.metrics_url).total(rounds) >= 3)
+        found = Scrape.of(member.metrics_url)
+    finally:
+        assert stop_members([member]) == ["canary-1"]
+    assert member.exit_code == 0
+    assert found.total("check_dedup_canary_lost_total") == 0
+    assert found.total("check_dedup_canary_wrong_total") == 0
+    assert found.total("check_dedup_canary_latency_seconds_count") >= 4
+    last = found.total("check_dedup_canary_last_success_timestamp_seconds")
+    assert began < last <= time.time()
+    names = {name for name, _, _ in found.samples}
+    for metric in METRICS:
+        if "canary" in metric.processes:
+            name = f"{metric.name}_count" if metric.kind == "histogram" else metric.name
+            assert name in names
