@@ -7,7 +7,7 @@ Heavy imports are inside the commands: `--help` answers at once.
 import typer
 from rich.padding import Padding
 
-from streams.cli import pictures, processes
+from streams.cli import pictures, processes, status
 from streams.cli.bench import bench_app
 from streams.cli.dlq import dlq_app
 from streams.cli.keys import keys_app
@@ -24,6 +24,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 processes.add_to(app)
+status.add_to(app)
 pictures.add_to(app)
 app.add_typer(topics_app, name="topics")
 app.add_typer(dlq_app, name="dlq")

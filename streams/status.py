@@ -1,0 +1,188 @@
+"""How the product does, at a glance: what waits, what came of it, and how large the index is.
+
+Called by `check-dedup status`. Lag, outcomes and dead letters are asked of Kafka, so they are there
+whether or not any process runs; the index is what the processes tell that are asked.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from confluent_kafka import (
+    Consumer,
+    ConsumerGroupTopicPartitions,
+    KafkaException,
+    TopicPartition,
+)
+
+from schemas.topics import IMAGE_MATCHED, TOPICS
+from streams.errors import RetryableError
+from streams.kafka.client import admin_client, classified, direct_consumer, require_access
+from streams.kafka.topics import GROUP_TOPICS
+from streams.settings import Settings
+from streams.telemetry.scrape import Scrape
+
+# The first ports of `make up`; which of them answer is seen by asking.
+ENDPOINTS: Final = tuple(f"http://127.0.0.1:{port}/metrics" for port in range(9101, 9109))
+
+_ANSWER_SECONDS: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """One consumer group. `done`: records below its committed offsets, for its rate."""
+
+    name: str
+    members: int
+    lag_records: int
+    lag_seconds: float
+    done: int
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """What the matchers that answered have in their indexes."""
+
+    matchers: int
+    pictures: int
+    disk_free_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """All of it, at one time."""
+
+    monotonic_seconds: float
+    groups: tuple[Group, ...]
+    outcomes: int
+    """Still in the topic, and all that ever were, for their rate."""
+    outcomes_ever: int
+    dead_letters: int
+    dead_letters_ever: int
+    processes: int
+    index: Index | None
+
+
+class Reader:
+    """Reads the status, again and again."""
+
+    def __init__(self, settings: Settings, endpoints: Sequence[str] = ENDPOINTS) -> None:
+        """Connect.
+
+        Raises:
+            RetryableError: Kafka does not answer.
+            MisconfiguredError: it refuses us.
+        """
+        require_access(settings)
+        self._endpoints = tuple(endpoints)
+        self._partitions = settings.partitions
+        self._admin = admin_client(settings)
+        self._consumer: Consumer = direct_consumer(settings)
+
+    def close(self) -> None:
+        """Disconnect."""
+        self._consumer.close()
+
+    def read(self) -> Status:
+        """Ask all.
+
+        Raises:
+            RetryableError: Kafka does not answer.
+            MisconfiguredError: a topic is missing, or we may not see it.
+        """
+        try:
+            groups = tuple(self._group(name, topics) for name, topics in GROUP_TOPICS.items())
+            outcomes, outcomes_ever = self._size(IMAGE_MATCHED)
+            letters = [self._size(name) for name in TOPICS if name.endswith("-dlq")]
+        except KafkaException as error:
+            raise classified(error.args[0], "asking for the status") from error
+        scrape = Scrape.of(*self._endpoints)
+        return Status(
+            monotonic_seconds=time.monotonic(),
+            groups=groups,
+            outcomes=outcomes,
+            outcomes_ever=outcomes_ever,
+            dead_letters=sum(now for now, _ in letters),
+            dead_letters_ever=sum(ever for _, ever in letters),
+            processes=len(scrape.values("check_dedup_build_info")),
+            index=_index(scrape),
+        )
+
+    def _group(self, name: str, topics: Sequence[str]) -> Group:
+        asked = self._admin.describe_consumer_groups([name], request_timeout=_ANSWER_SECONDS)
+        members = len(asked[name].result(_ANSWER_SECONDS).members)
+        places = [TopicPartition(t, number) for t in topics for number in range(self._partitions)]
+        wanted = ConsumerGroupTopicPartitions(name, places)
+        offsets = self._admin.list_consumer_group_offsets([wanted], request_timeout=_ANSWER_SECONDS)
+        committed = offsets[name].result(_ANSWER_SECONDS).topic_partitions
+        lag_records, done, oldest_ms = 0, 0, None
+        for place in committed:
+            low, high = self._watermarks(place)
+            offset = max(place.offset, low)
+            done += offset
+            if offset < high:
+                lag_records += high - offset
+                time_ms = self._time_ms(TopicPartition(place.topic, place.partition, offset))
+                oldest_ms = min(filter(None, (oldest_ms, time_ms)), default=None)
+        age = 0.0 if oldest_ms is None else max(0.0, time.time() - oldest_ms / 1000)
+        return Group(name, members, lag_records, age, done)
+
+    def _size(self, topic: str) -> tuple[int, int]:
+        ends = [self._watermarks(TopicPartition(topic, n)) for n in range(self._partitions)]
+        return sum(high - low for low, high in ends), sum(high for _, high in ends)
+
+    def _watermarks(self, place: TopicPartition) -> tuple[int, int]:
+        found: tuple[int, int] | None = self._consumer.get_watermark_offsets(
+            place, timeout=_ANSWER_SECONDS
+        )
+        if found is None:
+            raise RetryableError(f"{place.topic}[{place.partition}]: no watermarks in time")
+        return found
+
+    def _time_ms(self, place: TopicPartition) -> int | None:
+        self._consumer.assign([place])
+        try:
+            for message in self._consumer.consume(1, _ANSWER_SECONDS):
+                if message.error() is None:
+                    return int(message.timestamp()[1])
+        finally:
+            self._consumer.unassign()
+        return None
+
+
+def _index(scrape: Scrape) -> Index | None:
+    free = scrape.values("check_dedup_disk_free_bytes")
+    if not free:
+        return None
+    return Index(len(free), int(scrape.total("check_dedup_index_pictures")), int(min(free)))
+
+
+def lines(now: Status, before: Status | None = None) -> list[tuple[str, str]]:
+    """Give the status as lines, (what, how it is); with rates where there is an earlier one."""
+    seconds = 0.0 if before is None else now.monotonic_seconds - before.monotonic_seconds
+
+    def rate(ever: int, earlier: int) -> str:
+        return f", {max(0, ever - earlier) / seconds:.1f}/s" if seconds > 0 else ""
+
+    found = []
+    for place, group in enumerate(now.groups):
+        earlier = group.done if before is None else before.groups[place].done
+        members = f"{group.members} member{'s' * (group.members != 1)}"
+        lag = f"lag {group.lag_records} records, {group.lag_seconds:.1f} s"
+        how = f"{lag}{rate(group.done, earlier)}; {members}"
+        found.append((group.name.removeprefix("check-dedup-"), how))
+    known = now if before is None else before
+    outcomes = f"{now.outcomes}{rate(now.outcomes_ever, known.outcomes_ever)}"
+    letters = f"{now.dead_letters}{rate(now.dead_letters_ever, known.dead_letters_ever)}"
+    index = "no matcher tells; name its metrics with --metrics"
+    if now.index is not None:
+        free = now.index.disk_free_bytes / 1024**3
+        index = f"{now.index.pictures} pictures; at least {free:.1f} GiB left on disk"
+    return [
+        *found,
+        ("outcomes", outcomes),
+        ("dead letters", letters),
+        ("index", index),
+        ("processes", f"{now.processes} tell their metrics"),
+    ]
