@@ -40,8 +40,10 @@ from streams.engine.transport import build_app
 from streams.engine.worker import add_agent, run, watched
 from streams.entry import LogEntry
 from streams.errors import RetryableError
+from streams.index.applying import applied
 from streams.index.partition import Arrival, PartitionIndex
 from streams.index.store import Row
+from streams.integrity import index_directory
 from streams.kafka.client import topic_id
 from streams.kafka.dead_letters import dead_letter
 from streams.kafka.log import LogReader
@@ -59,7 +61,6 @@ logger = logging.getLogger(__name__)
 
 # Rebuilding says where it is this often.
 _PROGRESS_SECONDS = 5.0
-_REBUILD_GROUP = 5_000
 _READ_AGAIN_SECONDS = 1.0
 # Two groups of log records, of at most 10 KB each.
 _BUFFERED_EVENTS = 512
@@ -306,21 +307,14 @@ class Matcher:
         start = index.next_offset
         self._metrics.rebuilt(partition.partition, 0, upto - start)
         began = said = time.monotonic()
-        for entries in self._log.read_range(partition.partition, start, upto, headers=False):
-            for low in range(0, len(entries), _REBUILD_GROUP):
-                group = entries[low : low + _REBUILD_GROUP]
-                index.stage(group, group[-1].offset + 1)
-                index.commit({})
-                left = upto - index.next_offset
-                self._metrics.rebuilt(partition.partition, len(group), left)
+        batches = self._log.read_range(partition.partition, start, upto, headers=False)
+        for records in applied(index, batches, upto):
+            left = upto - index.next_offset
+            self._metrics.rebuilt(partition.partition, records, left)
             now = time.monotonic()
             if now - said >= _PROGRESS_SECONDS:
                 said = now
                 logger.info("%s: rebuilt up to %d of %d", partition, index.next_offset, upto)
-        if index.next_offset < upto:  # a hole ends the range
-            index.stage((), upto)
-            index.commit({})
-            self._metrics.rebuilt(partition.partition, 0, 0)
         seconds = time.monotonic() - began
         logger.info("%s: rebuilt %d to %d in %.2f s", partition, start, upto, seconds)
 
@@ -337,7 +331,7 @@ class Matcher:
 
     def _open(self, number: int) -> PartitionIndex:
         """Open an index, and make sure that it is one of this very log."""
-        directory = self._settings.data_directory / f"partition-{number}"
+        directory = index_directory(self._settings, number)
         index = PartitionIndex(directory, self._topic_id, number)
         progress = index.progress
         if progress.last_offset >= 0:

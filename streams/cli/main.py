@@ -10,6 +10,7 @@ from rich.padding import Padding
 from streams.cli import pictures, processes, status
 from streams.cli.bench import bench_app
 from streams.cli.dlq import dlq_app
+from streams.cli.index import index_app
 from streams.cli.keys import keys_app
 from streams.cli.log import log_app
 from streams.cli.session import out, session
@@ -29,6 +30,7 @@ pictures.add_to(app)
 app.add_typer(topics_app, name="topics")
 app.add_typer(dlq_app, name="dlq")
 app.add_typer(log_app, name="log")
+app.add_typer(index_app, name="index")
 app.add_typer(keys_app, name="keys")
 app.add_typer(bench_app, name="bench")
 

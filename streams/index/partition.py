@@ -61,6 +61,10 @@ class BandsManifest(msgspec.Struct, frozen=True):
         return sum(file.size_bytes for part in self.spaces.values() for file in part.files)
 
 
+class _Version(msgspec.Struct, frozen=True):
+    format_version: int
+
+
 @dataclass(frozen=True, slots=True)
 class Arrival:
     """A picture's record in the log. `first` is the offset of the first record of its id."""
@@ -100,18 +104,24 @@ def space_of(fingerprint: Fingerprint) -> str:
 class PartitionIndex:
     """The index of one partition of `index-log`."""
 
-    def __init__(self, directory: Path, topic_id: str, partition: int) -> None:
+    def __init__(
+        self, directory: Path, topic_id: str, partition: int, *, beside: Path | None = None
+    ) -> None:
         """Open what is in `directory`, or an empty index.
+
+        With `beside`, a folder for notes, it is only looked at, as it is now, also while a matcher
+        has it open. Nothing can be committed then.
 
         Raises:
             CorruptStateError: the database does not open, or is damaged.
         """
         self._directory = directory
+        self._beside = beside
         self._identity = Identity(FORMAT_VERSION, topic_id, partition)
         self._open()
 
     def _open(self) -> None:
-        self._store = Store(self._directory / "rocksdb", self._identity)
+        self._store = Store(self._directory / "rocksdb", self._identity, beside=self._beside)
         self._staged: _Staged | None = None
         self._merge: _Merge | None = None
         self._workspaces = dict(self._store.workspaces())
@@ -120,6 +130,7 @@ class PartitionIndex:
         self._spaces: dict[str, MultiIndexHash] = {}
         self._generation = 0
         self._band_files_bytes = 0
+        self.damaged_bands: str | None = None
         self._load_bands()
         self._load_rows_after_bands()
         self._removals = 0
@@ -163,6 +174,41 @@ class PartitionIndex:
     def _count(self) -> None:
         # Replaced as a whole: any thread may read it.
         self.numbers = Numbers(len(self), self.codes, self._merges, self._band_files_bytes)
+
+    @property
+    def store(self) -> Store:
+        """The rows and all else that is on disk, for whoever compares them with the log."""
+        return self._store
+
+    @property
+    def columns(self) -> Columns:
+        """What is known of each picture in memory."""
+        return self._columns
+
+    @property
+    def spaces(self) -> Mapping[str, MultiIndexHash]:
+        """The code spaces by name."""
+        return self._spaces
+
+    @property
+    def workspaces(self) -> Mapping[str, int]:
+        """The workspaces' numbers."""
+        return self._workspaces
+
+    @property
+    def settings(self) -> Sequence[tuple[int, MatchSettings]]:
+        """All settings, each with the offset from which on it is in force."""
+        return self._settings
+
+    @property
+    def removals(self) -> int:
+        """Count the pictures that are removed."""
+        return self._removals
+
+    @property
+    def generation(self) -> int:
+        """The band files' generation; 0: there are none."""
+        return self._generation
 
     def wipe(self) -> None:
         """Forget everything: the log is another one, or the files are beyond use."""
@@ -288,7 +334,7 @@ class PartitionIndex:
             number = len(self._columns) + len(fresh)
             if picture in staged.marks:
                 # Kept without its hashes, so that a redelivery gets the same outcome again.
-                record = msgspec.structs.replace(record, fingerprint=_blank(record.fingerprint))
+                record = msgspec.structs.replace(record, fingerprint=blank(record.fingerprint))
                 staged.batch.put_removed(first, first)
                 self._removals += 1
             row = Row(first, entry.timestamp_ms, number, record)
@@ -309,11 +355,11 @@ class PartitionIndex:
             if row.record.fingerprint.is_blank:
                 self._columns.remove(row.ordinal, row.ordinal)
                 continue
-            for space, found in _codes(row.record.fingerprint):
+            for space, found in codes_by_space(row.record.fingerprint):
                 codes.setdefault(space, []).extend(found)
                 numbers.setdefault(space, []).extend([row.number] * len(found))
         for space, found in codes.items():
-            self._space(space).add(_as_codes(found), np.array(numbers[space], np.uint32))
+            self._space(space).add(as_codes(found), np.array(numbers[space], np.uint32))
 
     def _remove(self, staged: _Staged, offset: int, record: Removed) -> None:
         picture = (self._workspaces[record.workspace], record.image_id)
@@ -450,7 +496,7 @@ class PartitionIndex:
         if space not in self._spaces:  # asked for before any picture came
             return [[] for _ in rows], 0
         asker = np.repeat(np.arange(len(rows)), [len(codes) for codes in queries])
-        hits = self._spaces[space].search(_as_codes([c for q in queries for c in q]), radius)
+        hits = self._spaces[space].search(as_codes([c for q in queries for c in q]), radius)
         picture = asker[hits.query]
         number = hits.number.astype(np.int64)
         ordinals = np.array([row.ordinal for row in rows], np.int64)[picture]
@@ -494,19 +540,18 @@ class PartitionIndex:
         """Map the files that the store names; without them, the rows give everything again."""
         encoded = self._store.bands()
         if encoded is not None:
-            manifest = msgspec.msgpack.decode(encoded, type=BandsManifest)
-            self._generation = manifest.generation
             try:
-                self._open_bands(manifest)
+                self._open_bands(_manifest(encoded))
             except files.DamagedFilesError as error:
                 logger.warning("band files are rebuilt from the rows: %s", error)
                 self._columns, self._spaces = Columns(), {}
-        self._delete_other_bands()
+                self.damaged_bands = str(error)
+        if self._beside is None:
+            self._delete_other_bands()
 
     def _open_bands(self, manifest: BandsManifest) -> None:
+        self._generation = manifest.generation
         directory = self._bands_directory(manifest.generation)
-        if manifest.format_version != files.FORMAT_VERSION:
-            raise files.DamagedFilesError(f"{directory}: another format")
         self._columns = Columns.read(directory / "columns", manifest.columns)
         self._spaces = {
             name: MultiIndexHash(files.open_files(directory / name, part), _layout(name))
@@ -625,7 +670,19 @@ class _Merge:
             self.failure = error
 
 
-def _blank(fingerprint: Fingerprint) -> Fingerprint:
+def _manifest(encoded: bytes) -> BandsManifest:
+    """Read the manifest; of another version nothing but the version need be as we know it."""
+    try:
+        version = msgspec.msgpack.decode(encoded, type=_Version).format_version
+        if version == files.FORMAT_VERSION:
+            return msgspec.msgpack.decode(encoded, type=BandsManifest)
+    except msgspec.MsgspecError as error:
+        raise files.DamagedFilesError(f"the manifest of the band files: {error}") from error
+    raise files.DamagedFilesError(f"the band files are of format {version}")
+
+
+def blank(fingerprint: Fingerprint) -> Fingerprint:
+    """Give what is kept of a picture that was removed before it came."""
     return msgspec.structs.replace(
         fingerprint, views=(), asked=b"", sketch=b"", low_information=False
     )
@@ -635,7 +692,7 @@ def _layout(space: str) -> Layout:
     return EXACT if space == BYTES_SPACE else NEAR
 
 
-def _codes(fingerprint: Fingerprint) -> list[tuple[str, list[bytes]]]:
+def codes_by_space(fingerprint: Fingerprint) -> list[tuple[str, list[bytes]]]:
     """Give a picture's codes by space, 8 bytes each; equal codes of several views once."""
     spaces = [(BYTES_SPACE, [fingerprint.sha256[:8]])]
     if fingerprint.views:
@@ -647,5 +704,6 @@ def _bytes_codes(row: Row) -> list[bytes]:
     return [row.record.fingerprint.sha256[:8]]
 
 
-def _as_codes(codes: Sequence[bytes]) -> NDArray[np.uint64]:
+def as_codes(codes: Sequence[bytes]) -> NDArray[np.uint64]:
+    """Give codes as numbers, most significant bit first."""
     return np.frombuffer(b"".join(codes), ">u8").astype(np.uint64)

@@ -16,9 +16,18 @@ from pathlib import Path
 from typing import Any, NoReturn, cast
 
 import msgspec
-from rocksdict import BlockBasedOptions, Cache, DBCompressionType, Options, Rdict, WriteBatch
+from rocksdict import (
+    AccessType,
+    BlockBasedOptions,
+    Cache,
+    DBCompressionType,
+    Options,
+    Rdict,
+    ReadOptions,
+    WriteBatch,
+)
 
-from schemas.codec import decode_log
+from schemas.codec import UnknownLogRecordError, decode_log
 from schemas.records import Hashed, MatchSettings
 from streams import failpoints
 from streams.errors import CorruptStateError, RetryableError
@@ -158,32 +167,54 @@ class Batch:
 class Store:
     """RocksDB with one partition's rows, opened by one process at a time."""
 
-    def __init__(self, directory: Path, identity: Identity) -> None:
+    def __init__(self, directory: Path, identity: Identity, *, beside: Path | None = None) -> None:
         """Open, or begin anew where what is there belongs to another log or format.
+
+        With `beside`, a folder for notes, it is only looked at, as it is now: also while another
+        process writes to it. Nothing is begun then.
 
         Raises:
             CorruptStateError: the database does not open, or another process holds it.
             RetryableError: its disk is full.
         """
         self._directory = directory
-        directory.mkdir(parents=True, exist_ok=True)
+        if beside is None:
+            directory.mkdir(parents=True, exist_ok=True)
         # Ends the process from a thread that needs nothing of Python.
         faulthandler.dump_traceback_later(_OPEN_SECONDS, exit=True)
         try:
-            self._db = Rdict(str(directory), options=_options())
-            if self._db.get(_IDENTITY) not in (None, msgspec.msgpack.encode(identity)):
-                self.close()
-                shutil.rmtree(directory)
-                self._db = Rdict(str(directory), options=_options())
-            self._db.put(_IDENTITY, msgspec.msgpack.encode(identity))
+            if beside is None:
+                self._db = self._begun(identity)
+            else:
+                self._db = _secondary(directory, beside)
+            self._db.set_read_options(_verified())
         except Exception as error:  # noqa: BLE001 - rocksdict raises it bare for every failure
             self._fail("does not open", error)
         finally:
             faulthandler.cancel_dump_traceback_later()
-        encoded = self._db.get(_NEXT)
+        found, encoded = self._get([_IDENTITY, _NEXT])
+        if found != msgspec.msgpack.encode(identity):
+            self.close()
+            raise CorruptStateError(
+                f"the index in {directory} is of another log or format; a matcher that opens it "
+                "begins anew"
+            )
         self.progress = (
             NOTHING_APPLIED if encoded is None else msgspec.msgpack.decode(encoded, type=Progress)
         )
+
+    def _begun(self, identity: Identity) -> Rdict:
+        """Open to write; empty it where it is of another log or format."""
+        wanted = msgspec.msgpack.encode(identity)
+        found = Rdict(str(self._directory), options=_options())
+        if found.get(_IDENTITY) not in (None, wanted):
+            found.close()
+            del found
+            gc.collect()
+            shutil.rmtree(self._directory)
+            found = Rdict(str(self._directory), options=_options())
+        found.put(_IDENTITY, wanted)
+        return found
 
     def write(self, batch: Batch) -> None:
         """Write all of a batch, or nothing.
@@ -227,6 +258,22 @@ class Store:
     def marks(self, pictures: Sequence[tuple[int, str]]) -> list[int | None]:
         """Find the removal's offset of each (workspace number, image id)."""
         return self._get_u64([_picture_key(_MARK, *picture) for picture in pictures])
+
+    def all_marks(self) -> int:
+        """Count the marks."""
+        return sum(1 for _ in self._scan(_MARK, _MARK))
+
+    def all_firsts(self) -> int:
+        """Count the ids that lead to rows."""
+        return sum(1 for _ in self._scan(_FIRST, _FIRST))
+
+    def read_all(self) -> int:
+        """Read every key and value, which checks each block; count them.
+
+        Raises:
+            CorruptStateError: a block is damaged.
+        """
+        return sum(1 for _ in self._scan(b"", b""))
 
     def removals(self) -> Iterator[tuple[int, int]]:
         """Give (ordinal, removed at) of all removed rows."""
@@ -317,6 +364,19 @@ class Store:
         ) from error
 
 
+def _secondary(directory: Path, notes: Path) -> Rdict:
+    options = _options()
+    # All tables stay open: what the writer deletes meanwhile can be read on.
+    options.set_max_open_files(-1)
+    return Rdict(str(directory), options=options, access_type=AccessType.secondary(str(notes)))
+
+
+def _verified() -> ReadOptions:
+    options = ReadOptions()
+    options.set_verify_checksums(True)
+    return options
+
+
 def _options() -> Options:
     options = Options(raw_mode=True)
     options.create_if_missing(True)  # noqa: FBT003 - the library's signature
@@ -338,7 +398,11 @@ def _picture_key(prefix: bytes, workspace: int, image_id: str) -> bytes:
 
 def _row(ordinal: int, value: bytes) -> Row:
     timestamp_ms, number = _ROW_HEAD.unpack_from(value)
-    record = cast("Hashed", decode_log(value[_ROW_HEAD.size :]))
+    try:
+        record = cast("Hashed", decode_log(value[_ROW_HEAD.size :]))
+    except UnknownLogRecordError as error:
+        message = f"the row of offset {ordinal} cannot be decoded ({error}); delete the index"
+        raise CorruptStateError(message) from error
     return Row(ordinal, timestamp_ms, number, record)
 
 

@@ -110,7 +110,7 @@ USERS: Final[tuple[User, ...]] = (
     ),
     User(
         "operator",
-        "check-dedup topics, dlq, log and publish",
+        "check-dedup topics, dlq, log, index and publish",
         tuple(TOPICS),
         (*_SOURCES, *_writes("topics create"), *_writes("dlq")),
         operator=True,
