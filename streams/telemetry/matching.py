@@ -88,7 +88,11 @@ class MatchMetrics:
 
     def searched(self, index: PartitionIndex) -> "SearchedIndex":
         """Give an index that times its searches and counts what they find."""
-        return SearchedIndex(index, lambda found: self._candidates.observe(len(found)))
+        return SearchedIndex(index, self.candidates_found)
+
+    def candidates_found(self, ordinals: Sequence[int]) -> None:
+        """Count the candidates of one picture."""
+        self._candidates.observe(len(ordinals))
 
     def told(
         self,
