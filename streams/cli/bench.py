@@ -23,3 +23,17 @@ def bench_search(
 
         report = bench.run(codes=codes, queries=queries, radius=radius, seed=seed, kind=kind)
         typer.echo(str(report))
+
+
+@bench_app.command("matcher")
+def bench_matcher(
+    pictures: Annotated[int, typer.Option(help="In the index before.", min=1)] = 100_000,
+    measured: Annotated[int, typer.Option(help="Records timed.", min=1)] = 5_000,
+    viral: Annotated[int, typer.Option(help="Copies of one picture, then asked for.")] = 300,
+    seed: Annotated[int, typer.Option(help="Of the made fingerprints.")] = 1,
+) -> None:
+    """The matcher's own work, without Kafka: search, decide, write; also for a viral picture."""
+    with session():
+        from streams.evaluation import matching_rate
+
+        typer.echo(str(matching_rate.run(pictures, measured, viral, seed)))

@@ -62,7 +62,7 @@ def show_fingerprint(
 ) -> None:
     """Print a picture's fingerprint as JSON."""
     with session() as settings:
-        found = _fingerprint(file, settings)
+        (found,) = _fingerprints([file], settings)
         views = [
             {
                 "name": view.name,
@@ -100,7 +100,7 @@ def compare(
         from agents.decide import default_match_settings
         from streams.evaluation import page
 
-        earlier, picture = _fingerprint(first, settings), _fingerprint(second, settings)
+        earlier, picture = _fingerprints([first, second], settings)
         found = compare_pictures(picture, earlier, default_match_settings(settings.partitions))
         if as_json:
             out.print_json(msgspec.json.encode(found).decode())
@@ -201,13 +201,19 @@ def _why_none(outcome: "ImageMatched") -> str:
     return "too plain to compare" if outcome.low_information else ""
 
 
-def _fingerprint(file: Path, settings: Settings) -> "Fingerprint":
+def _fingerprints(files: list[Path], settings: Settings) -> list["Fingerprint"]:
+    """Fingerprint each; name every file that is no picture before giving up."""
     from agents.fingerprint import fingerprint
     from schemas.reasons import REASONS, Rejection
     from streams.decoding.pool import decode_limits
 
-    found = fingerprint(file.read_bytes(), decode_limits(settings))
-    if isinstance(found, Rejection):
-        typer.echo(f"error: {file}: {found.reason}: {REASONS[found.reason]}", err=True)
+    found = []
+    for file in files:
+        made = fingerprint(file.read_bytes(), decode_limits(settings))
+        if isinstance(made, Rejection):
+            typer.echo(f"error: {file}: {made.reason}: {REASONS[made.reason]}", err=True)
+        else:
+            found.append(made)
+    if len(found) < len(files):
         raise typer.Exit(1)
     return found

@@ -20,6 +20,7 @@ from agents.decide import default_match_settings
 from streams.evaluation import page
 from streams.evaluation.alterations import alterations
 from streams.evaluation.alterations_report import halves, report
+from streams.evaluation.cost import cost, drift
 
 _REPORT = Path("build/evaluation.html")
 _LEAST_SIDE_PIXELS = 200
@@ -47,22 +48,21 @@ def main(
                 chosen,
                 apart,
                 default_match_settings(partitions=1),
+                look_alikes=_files(Path(others)) if others else [],
                 advance=lambda: progress.advance(task),
             )
+        spent, moved = cost(chosen), drift(chosen)
     peers = list(result.lines[0].peers)
     console.print("found, in %; ours, " + ", ".join(peers))
     for line in result.lines:
         theirs = " ".join(f"{100 * line.peers[peer]:6.1f}" for peer in peers)
         named = ", ".join(f"{name} {count}" for name, count in line.named.items())
-        console.print(f"{line.name:28} {100 * line.recall:6.1f}  {theirs}   {named}")
-    false = result.false_pairs
-    console.print(
-        f"{false.pairs} pairs of different pictures: {len(false.suggested)} suggested, "
-        f"{len(false.confirmed)} confirmed; rate below "
-        f"{false.upper_bound(len(false.suggested) + len(false.confirmed)):.1e} (95 %)"
-    )
+        told = f"{named}; {line.confirmed} confirmed, {line.false} false"
+        console.print(f"{line.name:28} {100 * line.recall:6.1f}  {theirs}   {told}")
+    for told in page.findings(result, spent, moved):
+        console.print(told, highlight=False, soft_wrap=True)
     _REPORT.parent.mkdir(parents=True, exist_ok=True)
-    _REPORT.write_text(page.alterations(result), encoding="utf-8")
+    _REPORT.write_text(page.alterations(result, spent, moved), encoding="utf-8")
     console.print(f"written: {_REPORT}")
 
 

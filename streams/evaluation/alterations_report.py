@@ -3,8 +3,10 @@
 Called by `make evaluate`. The pictures of a folder are split by a fixed seed into one half that
 the product was tuned on and one that it was not; only the second half counts here.
 
-`found`, and a peer's found: the copy relates to its original (for a peer, its distance is within
-the radius that the peer's own authors recommend). Bounds are Clopper-Pearson, one-sided, 95 %.
+Each alteration is a collection of its own: all originals and copies go through the product's own
+index, and each pair is found among all others. `found`, and a peer's found: the copy relates to its
+original (for a peer, its distance is within the radius that the peer's own authors recommend).
+Bounds are Clopper-Pearson, one-sided, 95 %.
 """
 
 import io
@@ -23,10 +25,10 @@ import pdqhash
 from PIL import Image
 from scipy import stats
 
-from agents.decide import Decision, decide
+from agents.decide import asked_codes
 from agents.decode import DecodeLimits
 from agents.fingerprint import fingerprint
-from schemas.records import Fingerprint, MatchSettings
+from schemas.records import Fingerprint, Match, MatchSettings
 from streams.evaluation.alterations import Alteration, alterations
 from streams.evaluation.collection import Collection
 
@@ -86,6 +88,8 @@ class Line(msgspec.Struct, frozen=True):
     found: int
     named: dict[str, int]
     confirmed: int
+    false: int
+    """Relations between pictures of different originals."""
     peers: dict[str, float]
     """Recall of each."""
 
@@ -104,18 +108,41 @@ class FalsePairs(msgspec.Struct, frozen=True):
 
     def upper_bound(self, count: int) -> float:
         """The false rate is below this with 95 % confidence."""
+        if count >= self.pairs:
+            return 1.0
         return float(stats.beta.ppf(_CONFIDENCE, count + 1, self.pairs - count))
 
 
+class Sizes(msgspec.Struct, frozen=True):
+    """What the fingerprints of the originals and copies hold, and the bytes that they take."""
+
+    views_mean: float
+    views_most: int
+    asked_mean: float
+    asked_most: int
+    log_bytes: float
+    index_bytes: float
+
+
 class AlterationsReport(msgspec.Struct, frozen=True):
-    """All of it."""
+    """All of it; sizes of the unaltered pictures alone, and of all pictures with every copy."""
 
     pictures: int
     lines: list[Line]
     false_pairs: FalsePairs
-    views_mean: float
-    views_most: int
+    look_alikes: FalsePairs
+    sizes_of_originals: Sizes
+    sizes_of_all: Sizes
     seconds: float
+
+    def other_text(self) -> tuple[int, int, int]:
+        """Pairs under different texts: all, those named so, those confirmed by mistake."""
+        lines = [line for line in self.lines if line.label == "other_text"]
+        return (
+            sum(line.pairs for line in lines),
+            sum(line.named.get("other_text", 0) for line in lines),
+            sum(line.confirmed for line in lines),
+        )
 
 
 class _Picture:
@@ -145,59 +172,92 @@ def report(
     others: Sequence[Path],
     settings: MatchSettings,
     *,
+    look_alikes: Sequence[Path] = (),
     peers: Sequence[Peer] = PEERS,
     advance: Callable[[], None] = lambda: None,
 ) -> AlterationsReport:
-    """Alter each picture in every way; `others` are further pictures to be told apart from."""
+    """Alter each picture in every way; `others` are further pictures to be told apart from.
+
+    `look_alikes` are related among themselves, whatever they were used for.
+    """
     begun = time.monotonic()
     originals = {path: _Picture(path.read_bytes()) for path in pictures}
-    lines = []
-    for alteration in alterations():
-        lines.append(_line(alteration, originals, settings, peers))
-        advance()
+    lines, copies = [], []
+    with Collection(settings) as collection:
+        for alteration in alterations():
+            made = _Altered(alteration, originals)
+            lines.append(_line(made, collection, peers))
+            copies += made.pictures
+            advance()
+        bytes_of_all = collection.bytes_per_picture()
     plain = {path: original.fingerprint for path, original in originals.items()}
-    views = [len(picture.views) for picture in plain.values()]
+    apart = plain | {path: _fingerprint(path.read_bytes()) for path in others}
+    alike = {path: _fingerprint(path.read_bytes()) for path in look_alikes}
+    false_pairs, bytes_of_apart = _false_pairs(apart, settings)
     return AlterationsReport(
         pictures=len(pictures),
         lines=lines,
-        false_pairs=_false_pairs(
-            plain | {path: _fingerprint(path.read_bytes()) for path in others}, settings
-        ),
-        views_mean=sum(views) / len(views),
-        views_most=max(views),
+        false_pairs=false_pairs,
+        look_alikes=_false_pairs(alike, settings)[0],
+        sizes_of_originals=_sizes(list(plain.values()), bytes_of_apart),
+        sizes_of_all=_sizes(copies, bytes_of_all),
         seconds=time.monotonic() - begun,
     )
 
 
-def _line(
-    alteration: Alteration,
-    originals: dict[Path, _Picture],
-    settings: MatchSettings,
-    peers: Sequence[Peer],
-) -> Line:
-    decisions: list[Decision] = []
-    said_by_peers: dict[str, list[bool]] = {peer.name: [] for peer in peers}
-    for number, (path, original) in enumerate(originals.items()):
-        copy, base = _pair(alteration, path.name, original)
-        # Either may come first: copies arrive before their originals, too.
-        newer, older = (copy, base) if number % 2 else (base, copy)
-        decision = decide(newer.fingerprint, older.fingerprint, settings)
-        if decision is not None:
-            decisions.append(decision)
-        for peer in peers:
-            if number % peer.every == 0:
-                close = peer.close(copy.hashed(peer), base.hashed(peer))
-                said_by_peers[peer.name].append(close)
-    relations = [decision.relation for decision in decisions]
+class _Altered:
+    """The pairs of one alteration, each with the one that comes later."""
+
+    def __init__(self, alteration: Alteration, originals: dict[Path, _Picture]) -> None:
+        self.alteration = alteration
+        self.pairs = [
+            _pair(alteration, path.name, original) for path, original in originals.items()
+        ]
+        self.pictures: list[Fingerprint] = []
+        for number, (copy, base) in enumerate(self.pairs):
+            # Either may come first: copies arrive before their originals, too.
+            older, newer = (base, copy) if number % 2 else (copy, base)
+            self.pictures += [older.fingerprint, newer.fingerprint]
+
+
+def _line(altered: _Altered, collection: Collection, peers: Sequence[Peer]) -> Line:
+    alteration = altered.alteration
+    matches: dict[int, Match] = {}
+    false = 0
+    for related in collection.relate_all(altered.pictures, alteration.name):
+        if related.picture // 2 == related.earlier // 2:
+            matches[related.picture // 2] = related.match
+        else:
+            false += 1
+    relations = [match.relation for match in matches.values()]
     return Line(
         name=alteration.name,
         group=alteration.group,
         label=alteration.label,
-        pairs=len(originals),
-        found=len(decisions),
+        pairs=len(altered.pairs),
+        found=len(matches),
         named={relation: relations.count(relation) for relation in sorted(set(relations))},
-        confirmed=sum(decision.tier == "confirmed_sibling" for decision in decisions),
-        peers={name: sum(said) / len(said) for name, said in said_by_peers.items()},
+        confirmed=sum(match.tier == "confirmed_sibling" for match in matches.values()),
+        false=false,
+        peers={peer.name: _recall(peer, altered.pairs) for peer in peers},
+    )
+
+
+def _recall(peer: Peer, pairs: Sequence[tuple[_Picture, _Picture]]) -> float:
+    said = [peer.close(copy.hashed(peer), base.hashed(peer)) for copy, base in pairs[:: peer.every]]
+    return sum(said) / len(said)
+
+
+def _sizes(pictures: Sequence[Fingerprint], bytes_each: tuple[float, float]) -> Sizes:
+    views = [len(picture.views) for picture in pictures]
+    asked = [len(asked_codes(picture)) for picture in pictures]
+    return Sizes(
+        views_mean=sum(views) / len(views),
+        views_most=max(views),
+        asked_mean=sum(asked) / len(asked),
+        asked_most=max(asked),
+        log_bytes=bytes_each[0],
+        index_bytes=bytes_each[1],
     )
 
 
@@ -212,15 +272,22 @@ def _pair(alteration: Alteration, name: str, original: _Picture) -> tuple[_Pictu
     return copy, _Picture(alteration.base(colour, chosen))
 
 
-def _false_pairs(pictures: dict[Path, Fingerprint], settings: MatchSettings) -> FalsePairs:
+def _false_pairs(
+    pictures: dict[Path, Fingerprint], settings: MatchSettings
+) -> tuple[FalsePairs, tuple[float, float]]:
+    """And the bytes that each picture takes in log and index."""
     names = [path.name for path in pictures]
-    related = list(Collection(settings).relate_all(pictures.values()))
-    pairs = [(names[one.picture], names[one.earlier], one.decision.tier) for one in related]
+    if not names:
+        return FalsePairs(0, [], []), (0.0, 0.0)
+    with Collection(settings) as collection:
+        related = list(collection.relate_all(list(pictures.values())))
+        taken = collection.bytes_per_picture()
+    pairs = [(names[one.picture], names[one.earlier], one.match.tier) for one in related]
     return FalsePairs(
         pairs=len(names) * (len(names) - 1) // 2,
         suggested=[(one, other) for one, other, tier in pairs if tier == "suggested_sibling"],
         confirmed=[(one, other) for one, other, tier in pairs if tier == "confirmed_sibling"],
-    )
+    ), taken
 
 
 def _fingerprint(content: bytes) -> Fingerprint:

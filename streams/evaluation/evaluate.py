@@ -5,6 +5,7 @@ decision. Called by the CLI; prints nothing itself.
 """
 
 import csv
+import io
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,11 +13,10 @@ from typing import Final, Literal, get_args
 
 import msgspec
 
-from agents.decide import Decision
 from agents.decode import DecodeLimits
 from agents.fingerprint import fingerprint
 from schemas.reasons import Rejection
-from schemas.records import Fingerprint, MatchSettings, Relation, Tier
+from schemas.records import Fingerprint, Match, MatchSettings, Relation, Tier
 from streams.errors import MisconfiguredError
 from streams.evaluation.collection import Collection
 
@@ -78,19 +78,25 @@ def read_pairs(file: Path, names: list[str]) -> dict[tuple[str, str], Label]:
     """
     known = set(names)
     labels: dict[tuple[str, str], Label] = {}
-    with file.open(newline="", encoding="utf-8-sig") as lines:
-        reader = csv.DictReader(lines)
-        if not set(_COLUMNS) <= set(reader.fieldnames or ()):
-            raise MisconfiguredError(f"{file}, line 1: columns {', '.join(_COLUMNS)} are wanted")
-        for row in reader:
-            where = f"{file}, line {reader.line_num}"
-            one, other, label = (row[column] or "" for column in _COLUMNS)
-            for name in (one, other):
-                if name not in known:
-                    raise MisconfiguredError(f"{where}: no file named {name!r} in the folder")
-            if one == other:
-                raise MisconfiguredError(f"{where}: {one!r} is paired with itself")
-            labels[_pair(one, other)] = _label(label, where)
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = 1 + error.object[: error.start].count(b"\n")
+        raise MisconfiguredError(f"{file}, line {line}: not UTF-8") from error
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    if not set(_COLUMNS) <= set(reader.fieldnames or ()):
+        raise MisconfiguredError(f"{file}, line 1: columns {', '.join(_COLUMNS)} are wanted")
+    for row in reader:
+        where = f"{file}, line {reader.line_num}"
+        one, other, label = (row[column] or "" for column in _COLUMNS)
+        for name in (one, other):
+            if name not in known:
+                raise MisconfiguredError(f"{where}: no file named {name!r} in the folder")
+        if one == other:
+            raise MisconfiguredError(f"{where}: {one!r} is paired with itself")
+        said = labels.setdefault(_pair(one, other), _label(label, where))
+        if said != label:
+            raise MisconfiguredError(f"{where}: the same pair is {said!r} further above")
     return labels
 
 
@@ -108,25 +114,27 @@ def evaluate(
     readable: dict[str, Fingerprint] = {}
     unreadable: dict[str, str] = {}
     for name in names:
-        made = fingerprint((directory / name).read_bytes(), limits)
-        if isinstance(made, Rejection):
-            unreadable[name] = made.reason
-        else:
+        made = _fingerprint(directory / name, limits)
+        if isinstance(made, Fingerprint):
             readable[name] = made
+        else:
+            unreadable[name] = made
         advance()
     order = list(readable)
-    decisions = {
-        _pair(order[related.picture], order[related.earlier]): related.decision
-        for related in Collection(settings).relate_all(readable.values())
-    }
-    results = [_result(pair, label, decisions.pop(pair, None)) for pair, label in labels.items()]
-    results += [_result(pair, "different", decision) for pair, decision in decisions.items()]
+    with Collection(settings) as collection:
+        matches = {
+            _pair(order[related.picture], order[related.earlier]): related.match
+            for related in collection.relate_all(list(readable.values()))
+        }
+    results = [_result(pair, label, matches.pop(pair, None)) for pair, label in labels.items()]
+    results += [_result(pair, "different", match) for pair, match in matches.items()]
     return Evaluation(len(names), unreadable, time.monotonic() - begun, results)
 
 
 def summary(result: Evaluation) -> Iterator[str]:
     """The result in lines of text."""
-    yield f"{result.pictures} pictures in {result.seconds:.1f} s"
+    each = 1000 * result.seconds / max(1, result.pictures)
+    yield f"{result.pictures} pictures in {result.seconds:.1f} s, {each:.1f} ms each"
     for name, reason in result.unreadable.items():
         yield f"unreadable: {name}: {reason}"
     for label in get_args(Label):
@@ -152,9 +160,17 @@ def _label(label: str, where: str) -> Label:
     raise MisconfiguredError(f"{where}: label {label!r}; {', '.join(get_args(Label))} are known")
 
 
-def _result(pair: tuple[str, str], label: Label, decision: Decision | None) -> PairResult:
-    if decision is None:
+def _result(pair: tuple[str, str], label: Label, match: Match | None) -> PairResult:
+    if match is None:
         return PairResult(*pair, label)
-    return PairResult(
-        *pair, label, decision.relation, decision.tier, decision.score, decision.weight
-    )
+    return PairResult(*pair, label, match.relation, match.tier, match.score, match.weight)
+
+
+def _fingerprint(file: Path, limits: DecodeLimits) -> Fingerprint | str:
+    """Or why there is none."""
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        return f"not readable: {error.strerror}"
+    made = fingerprint(content, limits)
+    return made.reason if isinstance(made, Rejection) else made

@@ -1,5 +1,6 @@
 """The measuring commands: labels, unreadable files, counts, the page."""
 
+import re
 from pathlib import Path
 
 import msgspec
@@ -12,7 +13,15 @@ from streams.errors import MisconfiguredError
 from streams.evaluation import page
 from streams.evaluation.alterations import Alteration, alterations, overlaid
 from streams.evaluation.alterations_report import Line, halves, report
-from streams.evaluation.evaluate import Evaluation, evaluate, picture_names, read_pairs, summary
+from streams.evaluation.cost import cost, drift
+from streams.evaluation.evaluate import (
+    Evaluation,
+    PairResult,
+    evaluate,
+    picture_names,
+    read_pairs,
+    summary,
+)
 from tests.unit.agents.pictures import shipped, written
 
 SETTINGS = default_match_settings(partitions=1)
@@ -83,6 +92,8 @@ def test_unreadable_files_are_named_and_passed_over(folder: Path) -> None:
         ("missing.png,coffee.png,same", "line 3: no file named 'missing.png'"),
         ("small.png,coffee.png,alike", "line 3: label 'alike'"),
         ("coffee.png,coffee.png,same", "line 3: 'coffee.png' is paired with itself"),
+        ("coffee.png,small.png,different", "line 3: the same pair is 'same' further above"),
+        ("coffee.png", "line 3: no file named ''"),
     ],
 )
 def test_wrong_pairs_file_is_told_with_its_line(folder: Path, row: str, told: str) -> None:
@@ -98,13 +109,46 @@ def test_pairs_file_without_its_columns_is_told(folder: Path) -> None:
         read_pairs(labelled(folder, "one,two\n"), picture_names(folder))
 
 
+def test_pairs_file_of_other_bytes_is_told_with_its_line(folder: Path) -> None:
+    """Not a traceback of the decoder."""
+    file = folder.with_suffix(".csv")
+    file.write_bytes(b"a,b,label\nsmall.png,coffee.png,same\ncaf\xe9.png,coffee.png,same\n")
+    with pytest.raises(MisconfiguredError, match="line 3: not UTF-8"):
+        read_pairs(file, picture_names(folder))
+
+
 def test_page_and_json_hold_the_result(folder: Path) -> None:
     """The missed pair is shown with both pictures."""
     result = evaluated(folder, "a,b,label\ncoffee.png,below/cat.png,same\n")
     shown = page.evaluation(folder, result)
     assert shown.count("data:image/jpeg") >= 2
     assert "below/cat.png" in shown
+    assert "<polyline" in shown
+    assert "ms each" in shown
+    assert "http" not in shown, "a report is read without a network"
     assert msgspec.json.decode(msgspec.json.encode(result), type=Evaluation) == result
+
+
+def test_page_goes_on_past_a_listed_picture_that_is_unreadable(folder: Path) -> None:
+    """It is named where it would be shown."""
+    result = evaluated(folder, "a,b,label\ncoffee.png,note.jpg,same\n")
+    assert "note.jpg: unreadable" in page.evaluation(folder, result)
+
+
+def test_curve_rises_with_each_found_pair_and_moves_right_with_each_false_one() -> None:
+    """From the surest to the least sure."""
+    pairs = [
+        PairResult("a", "b", "same", "reframed", "suggested_sibling", 2, 0.9),
+        PairResult("a", "c", "different", "reframed", "suggested_sibling", 8, 0.6),
+        PairResult("a", "d", "same", "reframed", "suggested_sibling", 8, 0.55),
+        PairResult("a", "e", "same"),
+    ]
+    drawn = page.drawn_curve(Evaluation(5, {}, 1.0, pairs))
+    points = re.search(r'polyline points="([^"]*)"', drawn)
+    assert points is not None
+    steps = [tuple(map(float, point.split(","))) for point in points[1].split()]
+    assert [round(x) for x, _ in steps] == [60, 60, 60, 540, 540, 540, 540]
+    assert [round(y) for _, y in steps] == [260, 260, 180, 180, 180, 180, 100]
 
 
 def test_split_is_fixed_and_disjoint() -> None:
@@ -126,6 +170,17 @@ def test_every_alteration_makes_a_readable_copy(tmp_path: Path) -> None:
     assert not any(line.confirmed for line in result.lines if line.label == "other_text")
     assert result.false_pairs.suggested == result.false_pairs.confirmed == []
     assert 0 < result.false_pairs.upper_bound(0) <= 1
-    assert "coffee" not in page.alterations(result)
+    assert not any(line.false for line in result.lines)
+    assert 9 <= result.sizes_of_originals.views_mean <= result.sizes_of_all.views_most <= 16
+    assert 2 * 1024 < result.sizes_of_all.log_bytes < 7 * 1024
+    assert 2 * 1024 < result.sizes_of_all.index_bytes < 7 * 1024
+    pictures = sorted(tmp_path.iterdir())
+    spent = cost(pictures, small=40_000, large=160_000, timed=1)
+    assert 0 < spent.milliseconds_small < spent.milliseconds_large
+    moved = drift(pictures, mosaics=1)
+    assert moved.worst <= 4
+    shown = page.alterations(result, spent, moved)
+    assert "0 confirmed, the rate is below" in shown
+    assert "other text, lower 20 %" in shown
     assert isinstance(result.lines[0], Line)
     assert isinstance(alterations()[0], Alteration)
