@@ -29,7 +29,7 @@ setup: ## make .venv from the lock file (done by every other target, instant whe
 demo: setup ## see it work from end to end on a Kafka of its own
 	@$(BIN)/python -m deploy.local.demo
 
-up: setup ## start Kafka (port 9092, or KAFKA_PORT=...), hasher, matcher and API; leave them running
+up: setup ## start Kafka (port 9092, or KAFKA_PORT=...), hasher, matcher, API; also Prometheus
 	@$(STACK) up
 
 down: setup ## stop what `make up` started; its data stays

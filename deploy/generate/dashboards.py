@@ -300,9 +300,9 @@ FLOW: Final = Dashboard(
         ),
         Panel(
             "Where the time goes",
-            "Seconds of each step in every second. fetch waits for others' hosts; queue: more "
-            "decode processes or hashers; apply and search: the matcher's disk and index.",
-            "percentunit",
+            "How many pictures or groups are in each step, on average. fetch waits for others' "
+            "hosts; queue: more decode processes or hashers; apply, search: disk and index.",
+            "short",
             (
                 Query(
                     "sum by (step) (rate(check_dedup_step_duration_seconds_sum[$__rate_interval]))",
@@ -708,13 +708,13 @@ CAPACITY: Final = Dashboard(
         ),
         Panel(
             "Busy share of the matchers",
-            "Of the one thread that works on a partition's records: at 70 % add a matcher, up to "
-            "one for each partition.",
+            "Of the one thread that works on records, without waiting for deliveries: at 70 % add "
+            "a matcher, up to one for each partition.",
             "percentunit",
             (
                 Query(
                     "sum by (instance) (rate(check_dedup_step_duration_seconds_sum"
-                    '{step=~"stage|search|decide|deliver|apply"}[$__rate_interval]))',
+                    '{step=~"stage|search|decide|apply"}[$__rate_interval]))',
                     "{{instance}}",
                 ),
             ),

@@ -47,6 +47,8 @@ HASHED_PICTURES = 1_500
 PICTURE_PIXELS = (1152, 864)
 DECODE_PROCESSES = 2
 DEADLINE_SECONDS = 600.0
+SIZES_A_DAY = (10_000, 100_000, 1_000_000)
+PEAK = 5
 
 
 def main() -> int:
@@ -63,8 +65,9 @@ def main() -> int:
     }
     with prepared(chosen) as (settings, environment):
         _cold_start(settings, environment)
-        _hasher(settings, environment)
-        _matcher(settings, environment)
+        hashed = _hasher(settings, environment)
+        matched, stored = _matcher(settings, environment)
+    _sizing(hashed / DECODE_PROCESSES, matched, stored)
     return 0
 
 
@@ -98,7 +101,7 @@ def _cold_start(settings: Settings, environment: dict[str, str]) -> None:
         figure("cold start of both to the first outcome", time.monotonic() - started, "s", "< 10")
 
 
-def _hasher(settings: Settings, environment: dict[str, str]) -> None:
+def _hasher(settings: Settings, environment: dict[str, str]) -> float:
     """Events a second through the hasher, against a bare pool doing the same decode and hash."""
     rng = np.random.default_rng(SEED)
     pictures = [jpeg(rng) for _ in range(50)] * (HASHED_PICTURES // 50)
@@ -124,9 +127,10 @@ def _hasher(settings: Settings, environment: dict[str, str]) -> None:
         figure("  share of the bare pool", 100 * rate / bare, "%", "> 60")
         figure("  memory of the hasher's parent", memory_mb(process), "MB", "< 250")
     wait(lambda: committed(settings, HASHER_GROUP, IMAGE_INGESTED) >= len(pictures) + 51)
+    return rate
 
 
-def _matcher(settings: Settings, environment: dict[str, str]) -> None:
+def _matcher(settings: Settings, environment: dict[str, str]) -> tuple[float, float]:
     """Records a second of one matcher on one core, and how fast it rebuilds a lost index."""
     log = LogReader(settings, INDEX_LOG)
     append(settings, BASE_PICTURES + MORE_PICTURES)
@@ -143,6 +147,9 @@ def _matcher(settings: Settings, environment: dict[str, str]) -> None:
         figure(what, rate, "records/s", "> 1000")
         figure("  for each second of processor time that it got", busy, "records/s")
         figure("  memory of the matcher", memory_mb(process), "MB", "< 400")
+    files = (file for file in settings.data_directory.rglob("*") if file.is_file())
+    stored = sum(file.stat().st_size for file in files) / total
+    figure("  disk of the index, each picture", stored, "bytes")
     shutil.rmtree(settings.data_directory)
     with running("matcher", environment) as process:
         rebuilt = [
@@ -150,6 +157,18 @@ def _matcher(settings: Settings, environment: dict[str, str]) -> None:
             for line in _lines(process, "rebuilt 0 to", PARTITIONS)
         ]
         figure("rebuild of the index from the log", total / sum(rebuilt), "records/s", "> 20000")
+    return rate, stored
+
+
+def _sizing(hashed: float, matched: float, stored: float) -> None:
+    """Print what these figures mean for a year: a peak hour is taken as five times the mean."""
+    print("\npictures a day   a second at peak   hasher cores   matcher cores   GB after a year")
+    for day in SIZES_A_DAY:
+        peak = PEAK * day / 86_400
+        print(
+            f"{day:14,} {peak:18.1f} {peak / hashed:14.2f} {peak / matched:15.3f}"
+            f" {365 * day * stored / 1e9:17,.1f}"
+        )
 
 
 def _bare(content: bytes) -> None:

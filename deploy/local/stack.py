@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
+from urllib.parse import urlsplit
 
 import psutil
 from confluent_kafka import KafkaException
@@ -34,6 +35,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined] # its stubs ex
 from rich.console import Console
 from rich.table import Table
 
+from deploy.local import prometheus
 from deploy.local.broker import (
     BOOTSTRAP_VARIABLE,
     ROOT,
@@ -71,6 +73,9 @@ METRICS_PORT: Final = 9101
 _METRICS_PORT: Final = "CHECK_DEDUP_METRICS_PORT"
 # Below the ports that systems give to outgoing connections, one of which would be in the way.
 _FREE_PORTS: Final = range(20_000, 32_000)
+
+_PROMETHEUS: Final = "prometheus"
+_SCRAPE_EVERY_SECONDS: Final = 5
 
 # In a process's environment: the PID file that stands for it.
 _MARK: Final = "CHECK_STACK_PID_FILE"
@@ -391,6 +396,25 @@ class Stack:
         self._members = None  # started again, they may find Kafka on another port
         return stopped
 
+    def prometheus(
+        self, *more: Member, every_seconds: int = _SCRAPE_EVERY_SECONDS
+    ) -> Member | None:
+        """Give a Prometheus that watches the processes, not started; None where it is missing."""
+        watched = (*self.members, *more)
+        targets = {member.name: urlsplit(member.metrics_url).netloc for member in watched}
+        command = prometheus.command(
+            self.directory / "prometheus",
+            self._port_of(_PROMETHEUS),
+            targets,
+            every_seconds=every_seconds,
+        )
+        return None if command is None else Member(_PROMETHEUS, command, {}, self.directory)
+
+    @property
+    def prometheus_url(self) -> str:
+        """Where that Prometheus answers, once it was asked for."""
+        return f"http://127.0.0.1:{self._port_of(_PROMETHEUS)}"
+
     def _all_members(self) -> Iterator[Member]:
         """The processes that this object or an earlier one, perhaps a larger one, has started."""
         try:
@@ -398,7 +422,11 @@ class Stack:
         except BrokerError:  # there never was a Kafka, so nothing of ours runs on it
             return
         yield from members
-        known = {member.name for member in members}
+        known = {member.name for member in members} | {_PROMETHEUS}
+        if (self.directory / "processes" / f"{_PROMETHEUS}.pid").exists():
+            watcher = self.prometheus()
+            if watcher is not None:
+                yield watcher
         for file in sorted((self.directory / "processes").glob("*.pid")):
             role = file.stem.rpartition("-")[0]
             if file.stem not in known:
@@ -416,6 +444,16 @@ class Stack:
         self.stop()
 
 
+def _alive_after(processes: list[psutil.Process], seconds: float) -> list[psutil.Process]:
+    """Wait for processes to end; give those that have not."""
+    for _ in processes:
+        try:
+            return psutil.wait_procs(processes, seconds)[1]
+        except FileNotFoundError:  # psutil does not expect one to end at this very moment
+            processes = [process for process in processes if process.is_running()]
+    return processes
+
+
 def stop_members(members: Iterator[Member] | Sequence[Member]) -> list[str]:
     """TERM all at once, KILL what is left after STOP_SECONDS; give the names of what ran."""
     running = [(member, process) for member in members if (process := member.process()) is not None]
@@ -427,7 +465,7 @@ def stop_members(members: Iterator[Member] | Sequence[Member]) -> list[str]:
             process.resume()  # a paused process would keep the signal for later
     psutil.wait_procs([process for _, process in running], STOP_SECONDS)
     # What is left: a process that did not stop, and children of one that could not end them.
-    _, alive = psutil.wait_procs(family, 1.0)
+    alive = _alive_after(family, 1.0)
     for process in alive:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
@@ -505,6 +543,7 @@ def _up(stack: Stack, out: Console) -> None:
             stack.start(status.update)
             status.update("waiting for the processes to join their groups")
             stack.await_ready()
+            watched = _watch(stack)
         except BaseException:
             with interrupts_held():
                 stack.stop()
@@ -521,11 +560,29 @@ def _up(stack: Stack, out: Console) -> None:
         "PICTURE: a file, a folder or a URL. Over HTTP, or with the page at "
         f"{url}/ :\n\n{_trial_key(stack)}"
         f"  curl -H \"X-Api-Key: $KEY\" -F image=@PICTURE '{url}/v1/match/?detail=true'\n\n"
+        f"{watched}\n"
         "`make down` stops everything; the data stays.",
         highlight=False,
         markup=False,
         soft_wrap=True,
     )
+
+
+def _watch(stack: Stack) -> str:
+    """Start Prometheus with our alert rules, where it is installed; say where to look.
+
+    With a canary, since an alert misses it where there is none.
+    """
+    canary = stack.member("canary-1", [str(COMMAND), "canary"])
+    watcher = stack.prometheus(canary)
+    if watcher is None:
+        return "Alerts: install Prometheus (apt-get install prometheus) to see them."
+    canary.start()
+    if watcher.process() is None:
+        watcher.start()
+    else:
+        watcher.signal(signal.SIGHUP)  # there may be other processes to look at
+    return f"Alerts and graphs: {stack.prometheus_url}/alerts"
 
 
 def _trial_key(stack: Stack) -> str:
