@@ -145,7 +145,10 @@ def run_hasher(settings: Settings) -> Never:
     add_agent(app, IMAGE_INGESTED, hash_images)
     add_agent(app, IMAGE_REMOVED, forget_images)
     held = partial(_held, fetcher)
-    run(app, watched(app, settings, (pictures, removals), held=held))
+    watchdog = watched(app, settings, (pictures, removals), held=held)
+    watchdog.add_to(telemetry.probes)
+    telemetry.probes.add("ready", "assignment", flow.unready)
+    run(app, watchdog)
 
 
 def _held(fetcher: Fetcher) -> str | None:

@@ -106,7 +106,13 @@ def run_matcher(settings: Settings) -> Never:
 
     add_agent(app, INDEX_LOG, match_images)
     add_agent(app, MATCH_ASKED, answer_questions)
-    run(app, watched(app, settings, (feed, questions), moves=matcher.applied, held=matcher.opening))
+    watchdog = watched(
+        app, settings, (feed, questions), moves=matcher.applied, held=matcher.opening
+    )
+    watchdog.add_to(telemetry.probes)
+    telemetry.probes.add("ready", "assignment", flow.unready)
+    telemetry.probes.add("ready", "index", matcher.unready)
+    run(app, watchdog)
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +254,11 @@ class Matcher:
         except (TimeoutError, RetryableError) as error:
             logger.warning("partition %d: questions are not answered: %r", number, error)
         return []
+
+    def unready(self) -> str | None:
+        """Say what is still to be rebuilt; in any thread."""
+        left = self._metrics.remaining
+        return f"{left} log records are still to be applied" if left else None
 
     async def release(self, owned: set[int]) -> None:
         """Close the indexes of partitions that are no longer owned."""

@@ -61,6 +61,7 @@ class Flow:
         self._topics = tuple(topics)
         self._clock_ms = clock_ms
         self._owned: frozenset[TopicPartition] = frozenset()
+        self._is_member = False
         # The assignment, and the offset that it began at.
         self._begun: dict[TopicPartition, tuple[int, int]] = {}
         self._times: dict[TopicPartition, deque[tuple[int, int]]] = {}
@@ -111,6 +112,10 @@ class Flow:
         """Give the partitions that are assigned now."""
         return self._owned
 
+    def unready(self) -> str | None:
+        """Say why no work is done: a check of `Probes`; an assignment of nothing is one."""
+        return None if self._is_member else "the group has assigned nothing yet"
+
     def watch(self, settings: Settings) -> None:
         """Ask the broker for ends and times, from now on."""
         target = _Watch(self, settings).run
@@ -141,10 +146,12 @@ class Flow:
         _app, assigned = sent  # all that it owns now
         self._rebalances.inc()
         self._owned = frozenset(TopicPartition(*partition) for partition in assigned)
+        self._is_member = True
         self._seen = {}
 
     async def _on_revoked(self, *_: object, **__: object) -> None:
         self._owned = frozenset()
+        self._is_member = False
 
     def _assigned(self) -> Samples:
         owned = self._owned

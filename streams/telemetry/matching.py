@@ -121,6 +121,11 @@ class MatchMetrics:
         self._rebuilt.inc(records)
         self._remaining[partition] = remaining
 
+    @property
+    def remaining(self) -> int:
+        """Records left to rebuild, in all open indexes."""
+        return int(sum(self._left().values()))
+
     def _left(self) -> dict[tuple[str, ...], float]:
         return {(str(number),): self._remaining.get(number, 0) for number in list(self._indexes())}
 

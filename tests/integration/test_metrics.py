@@ -360,3 +360,11 @@ def test_the_canary(stack: Stack) -> None:
         if "canary" in metric.processes:
             name = f"{metric.name}_count" if metric.kind == "histogram" else metric.name
             assert name in names
+
+
+def test_the_probes_of_the_running_product(stack: Stack) -> None:
+    """Live and ready, with the checks that mean it."""
+    for member in stack.members:
+        for probe in ("livez", "readyz"):
+            url = member.metrics_url.replace("metrics", probe)
+            eventually(lambda url=url: read(url) is not None)  # type: ignore[misc]

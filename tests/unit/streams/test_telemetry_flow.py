@@ -144,3 +144,12 @@ def test_a_new_assignment_begins_anew(world: World) -> None:
     assert world.value("rebalances_total", process="") is None
     assert "check_dedup_rebalances_total 2.0" in generate_latest(world.registry.prometheus).decode()
     assert world.value("assigned_partitions", topic=PART.topic) == 1
+
+
+def test_ready_is_assigned(world: World) -> None:
+    """Not between two assignments; a replica that was given none of the partitions is ready."""
+    assert world.flow.unready() is None
+    world.on_partitions_revoked.send(world, {PART})
+    assert world.flow.unready() is not None
+    world.on_partitions_assigned.send(world, set())
+    assert world.flow.unready() is None

@@ -45,6 +45,7 @@ async def test_a_rebuild_is_told_and_its_outcomes_are_not(tmp_path: Path) -> Non
     await world.matcher.match(Stretch(LOG, 1, 3, (), 3))
     assert world.total("index_rebuilt_records_total") == 3
     assert world.total("index_rebuild_remaining_records") == 0
+    assert world.matcher.unready() is None
     assert world.total("outcomes_total") == 0
     assert world.total("index_pictures", partition="0") == 2
     await world.append(picture("c"))
