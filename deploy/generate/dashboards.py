@@ -170,7 +170,7 @@ PROMISE: Final = Dashboard(
             "Above ten minutes the alert CheckDedupCanaryMissing fires: its runbook begins with "
             "whether the canary itself runs.",
             "s",
-            (Query("time() - max(check_dedup_canary_last_success_timestamp_seconds)"),),
+            (Query("time() - (max(check_dedup_canary_last_success_timestamp_seconds) > 0)"),),
         ),
         Panel(
             "Canary: lost and wrong",
