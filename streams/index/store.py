@@ -193,6 +193,13 @@ class Store:
         finally:
             faulthandler.cancel_dump_traceback_later()
         found, encoded = self._get([_IDENTITY, _NEXT])
+        if found is None:
+            # RocksDB opens what is only looked at without the tables that it cannot find.
+            self.close()
+            raise CorruptStateError(
+                f"the index in {directory} is damaged: it does not say what it is of; when no "
+                "other process has it open, delete it: it is rebuilt from index-log"
+            )
         if found != msgspec.msgpack.encode(identity):
             self.close()
             raise CorruptStateError(

@@ -274,3 +274,27 @@ def test_band_files_of_another_format_change_no_answer(
         found = verified(opened)
         assert [line for line in found.differences if "band files" not in line] == []
         assert found.compared["searches"] > 10
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "delete"])
+def test_a_damaged_table_is_never_an_answer(sound: Path, tmp_path: Path, damage: str) -> None:
+    """Whoever looks, or opens to write, is told the folder and the repair."""
+    directory = tmp_path / "index"
+    shutil.copytree(sound, directory)
+    with closing(PartitionIndex(directory, TOPIC, 0)) as index:
+        index.store._db.flush()
+    table = max((directory / "rocksdb").glob("*.sst"), key=lambda path: path.stat().st_size)
+    content = bytearray(table.read_bytes())
+    content[len(content) // 4] ^= 4
+    table.write_bytes(content[: len(content) // 2] if damage == "cut" else content)
+    if damage == "delete":
+        table.unlink()
+    for beside in (tmp_path, None):
+        with pytest.raises(CorruptStateError, match=f"{directory}.*delete it"):
+            verify_all(directory, beside)
+
+
+def verify_all(directory: Path, beside: Path | None) -> None:
+    """Open an index and compare everything."""
+    with closing(PartitionIndex(directory, TOPIC, 0, beside=beside)) as index:
+        verified(index)
