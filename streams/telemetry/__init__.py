@@ -1,1 +1,1 @@
-"""What tells people and machines how the processes do: metrics, probes, logs, traces."""
+"""What tells people and machines how the processes do: metrics, probes, logs."""
