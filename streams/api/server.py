@@ -44,6 +44,7 @@ from streams.api.service import IDEMPOTENCY_KEY, Service, Times
 from streams.decoding.hashing import PictureHashing
 from streams.decoding.pool import DecodePool
 from streams.engine.process import die, require_topics
+from streams.engine.watchdog import LoopBeat, Watchdog
 from streams.errors import MisconfiguredError, RetryableError
 from streams.fetching.fetch import Fetcher
 from streams.fetching.picture_bytes import PictureBytes
@@ -122,6 +123,17 @@ async def _serve(settings: Settings, telemetry: Telemetry) -> None:
         watching = asyncio.create_task(answers.watch())
         watching.add_done_callback(partial(_unless_cancelled, die))
         stack.callback(watching.cancel)
+        beat = LoopBeat()
+        beating = asyncio.create_task(beat.run())
+        stack.callback(beating.cancel)
+        watchdog = Watchdog(
+            beat.look,
+            stall_seconds=settings.stall_timeout_seconds,
+            is_stopping=stop.is_set,
+        )
+        watchdog.add_to(telemetry.probes)
+        telemetry.probes.add("ready", "answers", partial(_unready, answers, stop, settings))
+        watchdog.start()
         hashing = Hashing(settings, PictureHashing(settings, pool, steps.took), picture_bytes)
         service = Service(
             answers, fetch=timed_fetch(fetcher.fetch, steps), hash_picture=hashing.hash_picture
@@ -143,6 +155,15 @@ async def _serve(settings: Settings, telemetry: Telemetry) -> None:
         deadline = threading.Timer(seconds, os._exit, (1,))
         deadline.daemon = True
         deadline.start()
+
+
+def _unready(answers: Answers, stop: asyncio.Event, settings: Settings) -> str | None:
+    """Say why it is of no use to send requests here; some partitions are of use."""
+    if stop.is_set():
+        return "told to stop"
+    if len(answers.late_partitions()) == settings.partitions:
+        return "no matcher answers"
+    return None
 
 
 def _unless_cancelled(fail: Callable[[BaseException], object], task: asyncio.Task[None]) -> None:

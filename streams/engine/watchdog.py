@@ -8,6 +8,7 @@ does a partition without news, a rebuild that moves, work that is held up on pur
 that was itself frozen. `/livez` and `/readyz` ask the same eyes, and never the broker.
 """
 
+import asyncio
 import faulthandler
 import logging
 import sys
@@ -24,6 +25,7 @@ from streams.telemetry.server import Probes
 
 logger = logging.getLogger(__name__)
 
+BEAT_SECONDS: Final = 1.0
 _LOOK_SECONDS: Final = 5.0
 # The longest that our own code was measured to hold the loop is under 1 s; a machine that swaps may
 # need many times that.
@@ -53,6 +55,24 @@ class Seen:
     """Why work stands still on purpose."""
     work: Mapping[TopicPartition, Standing] | None = field(default_factory=dict)
     """None where the broker did not answer."""
+
+
+class LoopBeat:
+    """The eyes of a process without a group: only its event loop can stand still."""
+
+    def __init__(self) -> None:
+        """Beat from `run` on."""
+        self.beats = 0
+
+    async def run(self) -> None:
+        """Beat for ever."""
+        while True:
+            self.beats += 1
+            await asyncio.sleep(BEAT_SECONDS)
+
+    def look(self) -> Seen:
+        """See whether the loop turns."""
+        return Seen(self.beats, joined=True)
 
 
 class Judge:
