@@ -39,7 +39,7 @@ from streams.engine.process import require_topics
 from streams.engine.transport import build_app
 from streams.engine.worker import add_agent, run, watched
 from streams.entry import LogEntry
-from streams.errors import RetryableError
+from streams.errors import CorruptStateError, RetryableError
 from streams.index.applying import applied
 from streams.index.partition import Arrival, PartitionIndex
 from streams.index.store import Row
@@ -349,6 +349,12 @@ class Matcher:
             partition = TopicPartition(INDEX_LOG, number)
             low, high = self._log.watermarks(number)
             last = progress.last_offset
+            if last < low:
+                index.close()
+                raise CorruptStateError(
+                    f"{partition}: begins at offset {low}, and the index in {directory} ends at "
+                    f"{last}: it is kept, because it could not be rebuilt; restore the log"
+                )
             found = (
                 [e for b in self._log.read_range(number, last, last + 1, headers=False) for e in b]
                 if low <= last < high

@@ -45,9 +45,10 @@ set_up() {
 }
 
 if part set-up set_up; then
-    part check make check
-    part integration .venv/bin/python -m pytest tests/integration
-    part faults .venv/bin/python -m pytest tests/faults
+    part check env PYTEST_ADDOPTS=--junitxml=$PWD/$logs/check.xml make check
+    part integration .venv/bin/python -m pytest --junitxml=$logs/integration.xml tests/integration
+    part faults .venv/bin/python -m pytest --durations=0 --durations-min=1 \
+        --junitxml=$logs/faults.xml tests/faults
     part operations .venv/bin/python -m pytest tests/operations
 fi
 

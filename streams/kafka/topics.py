@@ -294,6 +294,14 @@ def _wrong_settings(settings: Settings, partitions: int) -> list[str]:
         for partition in range(partitions):
             place = f"{INDEX_LOG}[{partition}]"
             low, high = reader.watermarks(partition)
+            if low > 0:
+                # Whoever made the log anew would lose the rest of it too.
+                problems.append(
+                    f"{place}: begins at offset {low}: what came before is gone, and no index can "
+                    f"be rebuilt from the rest; restore {INDEX_LOG} from a copy, and keep the "
+                    "matchers' data directories, which still hold it"
+                )
+                continue
             try:
                 found = _first_record(reader, partition, low, high)
             except UnknownLogRecordError as error:

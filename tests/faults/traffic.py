@@ -7,7 +7,7 @@ that are no good.
 
 import io
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final
@@ -51,7 +51,7 @@ class Event:
     reason: Reason | None = None
 
 
-def traffic(seed: int, origin: str) -> Iterator[Event]:
+def traffic(seed: int, origin: str, workspaces: Sequence[str] = WORKSPACES) -> Iterator[Event]:
     """Give events for ever; the same seed gives the same events.
 
     Pictures that are to be fetched are at `origin`, at the path of `path_of`.
@@ -64,7 +64,7 @@ def traffic(seed: int, origin: str) -> Iterator[Event]:
     while True:
         draw = chance.random()
         if draw < 0.03:
-            yield _removal(chance.choice(WORKSPACES), number - chance.randint(-AHEAD, AHEAD))
+            yield _removal(chance.choice(workspaces), number - chance.randint(-AHEAD, AHEAD))
         elif draw < 0.07:
             yield _poison(chance, families)
         elif draw < 0.11 and sent:
@@ -73,7 +73,7 @@ def traffic(seed: int, origin: str) -> Iterator[Event]:
             # An id used twice: other bytes, which change nothing.
             yield _picture(chance, families, chance.choice(pictures), number, origin)
         else:
-            made = Picture(chance.choice(WORKSPACES), f"media-{number}")
+            made = Picture(chance.choice(workspaces), f"media-{number}")
             event = _picture(chance, families, made, number, origin)
             yield event
             sent = [*sent[-REMEMBERED:], event]

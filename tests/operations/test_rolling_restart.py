@@ -124,7 +124,7 @@ def test_a_rolling_restart_loses_nothing_and_is_hardly_noticed(system: System) -
     await_applied(system, PICTURES_BEFORE)
     system.timeline.add(f"{PICTURES_BEFORE} pictures are in the index")
     limit = P99_LIMIT_SECONDS * max(stretch() for _ in range(3))
-    publisher = Publisher(system.settings, system.seed, system.pictures, EVENTS_PER_SECOND)
+    publisher = Publisher(system.settings, system.events, system.pictures, EVENTS_PER_SECOND)
     publisher.start()
     system.pause(READY_SECONDS)
     for hasher in system.of("hasher"):

@@ -23,7 +23,8 @@ from streams import matcher as matcher_module
 from streams.delivery import Outgoing, TopicPartition, Watermarks
 from streams.engine.feed import Stretch
 from streams.entry import LogEntry
-from streams.errors import RetryableError
+from streams.errors import CorruptStateError, RetryableError
+from streams.index.partition import PartitionIndex
 from streams.matcher import Matcher
 from streams.settings import Settings
 
@@ -38,13 +39,14 @@ class MemoryLog:
     def __init__(self) -> None:
         self.entries: list[LogEntry] = []
         self.answers = True
+        self.start = 0
 
     def watermarks(self, partition: int, _: float = 0.0, /) -> tuple[int, int]:
         """Give the log's bounds, or no answer."""
         assert partition == 0
         if not self.answers:
             raise RetryableError("no answer")
-        return 0, len(self.entries)
+        return self.start, len(self.entries)
 
     def committed(self, group: str, partition: int, /) -> int | None:
         """Nobody asks."""
@@ -204,3 +206,18 @@ async def test_questions_and_pictures_take_turns(
         await world.matcher.match(stretch)
     await asyncio.gather(*asking)
     assert {answered.position.offset for answered in world.told()} == {21}
+
+
+async def test_an_index_of_what_the_log_has_lost_is_kept(tmp_path: Path) -> None:
+    """It may be the last copy there is: nothing is forgotten that cannot be read again."""
+    world = World(tmp_path)
+    await world.append(default_match_settings(1), picture("a"))
+    await world.matcher.close()
+    again = World(tmp_path)
+    again.log.entries = world.log.entries
+    again.log.start = 2
+    with pytest.raises(CorruptStateError, match="begins at offset 2"):
+        await again.append(picture("b"))
+    index = PartitionIndex(tmp_path / "partition-0", "topic-id", 0)
+    assert (len(index), index.next_offset) == (1, 2)
+    index.close()

@@ -1,0 +1,145 @@
+"""The table "promise, test, last result": tests/faults/PROMISES.md, written by this module.
+
+A promise that no test holds is not made. Results are those of the last `make test` on this machine,
+which leaves them in build/test; where there are none, the table says so.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from xml.etree import ElementTree as ET
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+TABLE: Final = Path(__file__).with_name("PROMISES.md")
+RESULTS: Final = ROOT / "build" / "test"
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """What is promised, and the tests that hold it, as path::name."""
+
+    sentence: str
+    tests: tuple[str, ...]
+
+
+_FAULTS: Final = "tests/faults/test_"
+
+PROMISES: Final = (
+    Promise(
+        "Every picture ends in one outcome or dead letter; none is lost, whatever is killed",
+        (
+            f"{_FAULTS}processes.py::test_random_kills",
+            f"{_FAULTS}soak.py::test_mixed_faults",
+        ),
+    ),
+    Promise(
+        "A dead letter is the record as it was, set aside once; its neighbours are processed",
+        (f"{_FAULTS}poison.py::test_poison_at_the_committed_head",),
+    ),
+    Promise(
+        "When nothing can be read any more, the hasher stops",
+        (
+            f"{_FAULTS}poison.py::test_all_poison",
+            "tests/unit/streams/test_circuit.py::test_a_restart_gets_no_further",
+        ),
+    ),
+    Promise(
+        "A broker that restarts or dies needs no operator",
+        (f"{_FAULTS}broker.py::test_broker_restarts",),
+    ),
+    Promise(
+        "A cut, half-open or slow network ends no process and loses nothing",
+        (f"{_FAULTS}broker.py::test_network",),
+    ),
+    Promise(
+        "SIGTERM ends a process within 20 s, with and without a broker",
+        (
+            f"{_FAULTS}processes.py::test_drain_with_events_held",
+            f"{_FAULTS}processes.py::test_drain_without_a_broker",
+        ),
+    ),
+    Promise(
+        "A full disk stops a matcher by name, and is no loss",
+        (
+            f"{_FAULTS}state.py::test_disk_full",
+            "tests/unit/index/test_damage.py::test_a_full_disk_is_named",
+        ),
+    ),
+    Promise(
+        "A lost or damaged index is rebuilt or refused, and never finds less",
+        ("tests/unit/index/test_damage.py::test_damage_is_never_silent",),
+    ),
+    Promise(
+        "Search finds all that brute force finds, within a workspace and never beyond it",
+        (
+            "tests/unit/test_oracle.py::test_product_agrees",
+            "tests/unit/index/test_partition.py::test_workspaces_never_mix",
+        ),
+    ),
+    Promise(
+        "A redelivered event gets its first outcome again, byte for byte",
+        ("tests/unit/index/test_partition.py::test_a_redelivery_gets_its_first_outcome_again",),
+    ),
+    Promise(
+        "The next picture can match the one before it",
+        ("tests/unit/index/test_partition.py::test_the_next_picture_matches_the_one_before_it",),
+    ),
+    Promise(
+        "What is removed stays removed, also when it is delivered again or was not there yet",
+        (
+            (
+                "tests/unit/index/test_partition.py::"
+                "test_a_removed_picture_stays_removed_when_it_is_delivered_again"
+            ),
+            (
+                "tests/unit/index/test_partition.py::"
+                "test_a_picture_removed_before_it_arrives_is_never_indexed"
+            ),
+        ),
+    ),
+)
+
+
+def table(results: dict[str, str]) -> str:
+    """Give the table, with each test's last result."""
+    lines = [
+        "# Promises",
+        "",
+        "What is promised, the test that holds it, and its last result where this was written.",
+        "Written by `python -m tests.faults.promises`, from the results of `make test`.",
+        "",
+        "| promise | test | last result |",
+        "|---|---|---|",
+    ]
+    for promise in PROMISES:
+        for number, test in enumerate(promise.tests):
+            sentence = promise.sentence if number == 0 else ""
+            lines.append(f"| {sentence} | `{test}` | {results.get(test, 'not run here')} |")
+    return "\n".join([*lines, ""])
+
+
+def last_results(folder: Path = RESULTS) -> dict[str, str]:
+    """Read what pytest wrote of each test; of one with several parameters the worst counts."""
+    found: dict[str, tuple[bool, float, str]] = {}
+    for path in sorted(folder.glob("*.xml")):
+        for suite in ET.parse(path).iter("testsuite"):  # noqa: S314 - pytest wrote it
+            day = suite.get("timestamp", "")[:10]
+            for case in suite.iter("testcase"):
+                name = case.get("name", "").partition("[")[0]
+                test = f"{case.get('classname', '').replace('.', '/')}.py::{name}"
+                passed = case.find("failure") is None and case.find("error") is None
+                earlier, seconds, _ = found.get(test, (True, 0.0, ""))
+                found[test] = (passed and earlier, seconds + float(case.get("time", "0")), day)
+    return {
+        test: f"{'passed' if passed else 'FAILED'}, {seconds:.1f} s, {day}"
+        for test, (passed, seconds, day) in found.items()
+    }
+
+
+def write_table() -> None:
+    """Write the table anew."""
+    TABLE.write_text(table(last_results()))
+
+
+if __name__ == "__main__":
+    write_table()

@@ -1,0 +1,55 @@
+"""Processes that die, are stopped, frozen, added and taken away, at any moment."""
+
+import time
+from itertools import islice
+
+from tests.faults.harness import (
+    STOP_SECONDS,
+    System,
+)
+from tests.faults.traffic import Event
+
+KILLS = 10
+
+
+def test_random_kills(system: System) -> None:
+    """Kill -9, at any time: one outcome each, and twice only what was not committed."""
+    with system.publishing():
+        for _ in range(KILLS):
+            system.pause(system.chance.uniform(0.1, 3))
+            system.kill(
+                system.chance.choice(list(system.workers.values())), system.chance.uniform(0, 1.5)
+            )
+    assert system.judge().outcomes
+
+
+def slow(system: System) -> list[Event]:
+    """Give pictures that their host holds back for seconds."""
+    found = (event for event in system.events if b"/1." in (event.value or b"")[:400])
+    return list(islice((event for event in found if event.picture is not None), 20))
+
+
+def test_drain_with_events_held(system: System) -> None:
+    """Pictures on their way are let go, within the bound, and are fetched again after the start."""
+    system.await_settled()
+    sent = slow(system)
+    system.publish(*sent)
+    system.pause(0.5)
+    for worker in system.of("hasher"):
+        started = time.monotonic()
+        system.terminate(worker, 0)
+        assert time.monotonic() - started < STOP_SECONDS
+    assert system.judge().outcomes.keys() >= {event.picture for event in sent}
+
+
+def test_drain_without_a_broker(system: System) -> None:
+    """SIGTERM ends a process within its bound also when there is no broker to say good-bye to."""
+    with system.publishing() as publisher:
+        system.await_true("some are published", lambda: len(publisher.sent) > 20)
+        system.broker.kill()
+        ends = [worker.terminate() for worker in system.workers.values()]
+        system.broker.start()
+        for worker in system.workers.values():
+            worker.start()
+    assert set(ends) <= {0, 3}, ends
+    assert system.judge().outcomes

@@ -1,0 +1,47 @@
+"""Each promise names tests that exist, and the table is that of the promises."""
+
+import ast
+import re
+from pathlib import Path
+
+from tests.faults.promises import PROMISES, ROOT, TABLE, last_results, table
+
+
+def defined(path: Path) -> set[str]:
+    """Name the tests of a file."""
+    found = ast.walk(ast.parse(path.read_text()))
+    return {each.name for each in found if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)}
+
+
+def test_every_promise_has_a_test() -> None:
+    """A promise whose test is gone, or was renamed, is found."""
+    for promise in PROMISES:
+        assert promise.tests
+        for test in promise.tests:
+            path, _, name = test.partition("::")
+            assert name in defined(ROOT / path), test
+
+
+def test_table() -> None:
+    """The table has these promises and tests; its results are those of whoever wrote it."""
+
+    def without_results(text: str) -> str:
+        return re.sub(r"\| [^|]*\|$", "|", text, flags=re.MULTILINE)
+
+    assert without_results(TABLE.read_text()) == without_results(table({}))
+
+
+def test_results(tmp_path: Path) -> None:
+    """One failed parameter is a failed test."""
+    (tmp_path / "some.xml").write_text(
+        '<testsuites><testsuite timestamp="2026-11-25T01:02:03">'
+        '<testcase classname="tests.faults.test_soak" name="test_a[1]" time="1.5"/>'
+        '<testcase classname="tests.faults.test_soak" name="test_a[2]" time="2">'
+        "<failure/></testcase>"
+        '<testcase classname="tests.faults.test_soak" name="test_b" time="3"/>'
+        "</testsuite></testsuites>"
+    )
+    assert last_results(tmp_path) == {
+        "tests/faults/test_soak.py::test_a": "FAILED, 3.5 s, 2026-11-25",
+        "tests/faults/test_soak.py::test_b": "passed, 3.0 s, 2026-11-25",
+    }
