@@ -10,9 +10,9 @@ The codes asked with are never stored and never looked at by anybody else, so th
 imagehash's to the bit. The picture is reduced once to 96 x 96, whatever its proportions; from
 there a window's code (Lanczos to 32 x 32, cosine transform, the 8 x 8 lowest frequencies) is one
 product of matrices on each side, and windows share them. Their codes differ from imagehash's by
-0.4 bits (95 %: 2, worst of 1,560: 4), and forty take 0.4 ms. Both matrices hold whole numbers of
-14 bits and pixels have 8, so that every sum stays below 2 ** 53: exact in double precision, in
-any order of summation, on any processor.
+0.4 bits (95 %: 2, worst of 1,560: 4). Both matrices hold whole numbers of 14 bits and pixels have
+8, so that every sum stays below 2 ** 53: exact in double precision, in any order of summation, on
+any processor.
 """
 
 import functools

@@ -184,13 +184,6 @@ class Feed:
             return None
         return position.assignment, position.start, position.expected
 
-    def begun(self) -> str | None:
-        """Give why not all of what is assigned is begun, for `/readyz`; asks nobody."""
-        if self._app.assignment is None:
-            return f"{self._topic}: the group has assigned nothing yet"
-        waiting = sorted(str(one) for one in self.owned() if self.taken(one) is None)
-        return f"not begun: {', '.join(waiting)}" if waiting else None
-
     def ends_at(self, partition: int, timeout_seconds: float) -> int:
         """Ask the broker for the offset after a partition's last one; in any thread.
 
