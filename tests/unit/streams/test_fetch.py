@@ -71,7 +71,7 @@ class Host:
             self.heads.append(head)
             self.paths.append(head.split(" ")[1])
             answering = asyncio.ensure_future(self.handler(self.paths[-1], writer))
-            gone = asyncio.ensure_future(reader.read())
+            gone = asyncio.ensure_future(_hung_up(reader))
             await asyncio.wait({answering, gone}, return_when=asyncio.FIRST_COMPLETED)
             if answering.done():
                 await answering
@@ -82,6 +82,11 @@ class Host:
                 answering.cancel()
             writer.close()
             self.closed += 1
+
+
+async def _hung_up(reader: asyncio.StreamReader) -> None:
+    with contextlib.suppress(ConnectionError):
+        await reader.read()
 
 
 @pytest.fixture
@@ -208,6 +213,10 @@ async def test_no_proxy_and_no_cookie(host: Host, monkeypatch: pytest.MonkeyPatc
         "http://user:password@127.0.0.1/p",
         "http://user@127.0.0.1/p",
         "http://:password@127.0.0.1/p",
+        "http://127.0.0.1%2f@example.test/p",
+        "http://127.0.0.1\\@example.test/p",
+        "http:\\\\127.0.0.1/p",
+        "http:127.0.0.1/p",
         "http://127.0.0.1/p\r\nHost: other",
         "http://127.0.0.1/\x00",
         "http://127.0.0.1/" + "a" * 4096,
@@ -262,6 +271,8 @@ def test_an_address_of_the_internet_is_public(address: str) -> None:
         *INSIDE,
         *(f"[{address}]" for address in INSIDE_IPV6),
         *("2130706433", "0x7f000001", "0x7f.1", "0177.0.0.1", "017700000001", "127.1", "0"),
+        *("127.000.000.001", "00000000177.0.0.1", "0x7f.0x0.0x0.0x1", "[0:0:0:0:0:ffff:7f00:1]"),
+        *("[::1%25lo]", "127\u30020\u30020\u30021", "ⓛⓞⓒⓐⓛⓗⓞⓢⓣ"),
         *("0x7f.0.0.0x1", "2852039166", "１２７.0.0.1", "①②⑦.0.0.1", "localhost", "LOCALHOST"),  # noqa: RUF001
     ],
 )
@@ -593,6 +604,67 @@ async def test_a_body_without_end_is_cut(host: Host) -> None:
     host.handler = endless
     assert reason(await once(host.url())) == "picture_too_large"
     await until(lambda: host.closed == 1)
+
+
+OK = b"HTTP/1.1 200 OK\r\n"
+IN_CHUNKS = OK + b"Transfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("begins", "goes_on"),
+    [
+        pytest.param(OK, b"X: aaaaaaaaaaaaaaaa\r\n" * 5_000, id="headers"),
+        pytest.param(OK + b"X: ", b"a" * 100_000, id="one header"),
+        pytest.param(OK + b"X: a\r\n", b" a\r\n" * 20_000, id="a header in many lines"),
+        pytest.param(b"HTTP/1.1 200 ", b"a" * 100_000, id="a status"),
+        pytest.param(b"", b"a" * 100_000, id="no HTTP"),
+        pytest.param(b"", b"\r\n" * 50_000, id="empty lines"),
+        pytest.param(b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 2_000, id="answers to come"),
+        pytest.param(b"", b"HTTP/1.1 103 Hints\r\nX: a\r\n\r\n" * 2_000, id="hints"),
+        pytest.param(IN_CHUNKS + b"1;", b"a" * 100_000, id="a chunk's extension"),
+        pytest.param(IN_CHUNKS, b"0" * 100_000, id="a chunk's length"),
+        pytest.param(IN_CHUNKS, b"1\r\nx\r\n" * 10_000, id="chunks of one byte"),
+        pytest.param(IN_CHUNKS + b"0\r\n", b"X: a\r\n" * 10_000, id="trailers"),
+        pytest.param(
+            b"HTTP/1.1 101 Switch\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
+            b"a" * 100_000,
+            id="another protocol",
+        ),
+        pytest.param(b"HTTP/1.1 302 Found\r\nLocation: /", b"a" * 100_000, id="a redirect"),
+        pytest.param(
+            b"HTTP/1.1 302 Found\r\nLocation: /\r\n\r\n", b"a" * 100_000, id="a redirect's body"
+        ),
+    ],
+)
+async def test_an_answer_without_end_takes_no_memory_and_ends_in_time(
+    begins: bytes, goes_on: bytes, host: Host
+) -> None:
+    """Whichever part of it does not end."""
+
+    async def endless(path: str, writer: asyncio.StreamWriter) -> None:
+        del path
+        with contextlib.suppress(ConnectionError):
+            writer.write(begins)
+            while True:
+                writer.write(goes_on)
+                await writer.drain()
+
+    host.handler = endless
+    async with fetcher(fetch_timeout_seconds=0.4, picture_limit_bytes=10_000_000) as fetching:
+        tracemalloc.start()
+        began = asyncio.get_running_loop().time()
+        outcome = await fetching.fetch(host.url(), "w")
+        took_seconds = asyncio.get_running_loop().time() - began
+        _, peak_bytes = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert reason(outcome) in {
+        "fetch_timeout",
+        "body_length_wrong",
+        "http_status",
+        "too_many_redirects",
+    }
+    assert took_seconds < BOUND_SECONDS
+    assert peak_bytes < 16_000_000
 
 
 @pytest.mark.parametrize("members", [1, 300])
