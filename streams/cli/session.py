@@ -36,6 +36,9 @@ def session(*, logs: bool = False) -> Iterator[Settings]:
         )
         for library in ("faust", "mode", "aiokafka", "streams.engine.transport"):
             logging.getLogger(library).setLevel(max(logging.getLogger().level, logging.WARNING))
+        if not logs:
+            # The error that a command ends with says what librdkafka repeats a hundred times.
+            logging.getLogger("streams.kafka.client").setLevel(logging.CRITICAL)
         yield settings
     except CheckDedupError as error:
         typer.echo(f"error: {error}", err=True)
