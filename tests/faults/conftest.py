@@ -1,4 +1,7 @@
-"""One whole system for all fault tests: each hurts it, and leaves it sound or has it replaced."""
+"""One whole system for the tests of a file: each hurts it, and leaves it sound or has it replaced.
+
+One for all files would be judged by the history of all of them, and brute force is quadratic.
+"""
 
 import time
 from collections.abc import Iterator
@@ -28,7 +31,7 @@ class Systems:
         return self._present
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def systems() -> Iterator[Systems]:
     """Give what starts systems; nothing is left running."""
     with ExitStack() as stack:
