@@ -66,8 +66,9 @@ def test_poison_at_the_committed_head(system: System) -> None:
         event = (unreadable(image_id), no_picture(image_id), truncated(system, image_id))[
             partition % 3
         ]
+        head = committed(system, partition)
         (place,) = system.publish(event)
-        assert committed(system, place.partition) == place.offset
+        assert place == (place.topic, partition, head)
         at_the_head.append(event.key)
     # Nothing comes after them: they may not wait for company.
     system.await_settled()
