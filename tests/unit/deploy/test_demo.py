@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import msgspec
 import pytest
 
 from deploy.local.client import Record
@@ -96,6 +97,14 @@ def test_a_good_run(seen: Seen) -> None:
     assert wrong(seen) == []
 
 
+def test_the_stereo_pair_may_be_suggested(seen: Seen) -> None:
+    """One scene, seen by two eyes, is no wrong match as long as nobody is told that it is sure."""
+    found = outcome(RIGHT, LEFT)
+    suggested = (msgspec.structs.replace(found.matches[0], tier="suggested_sibling"),)
+    seen.outcomes[RIGHT] = msgspec.structs.replace(found, matches=suggested)
+    assert wrong(seen) == []
+
+
 FAULTS: dict[str, tuple[Callable[[Seen], object], str]] = {
     "an outcome is missing": (lambda s: s.outcomes.pop("dog"), "dog has none"),
     "an outcome and a dead letter": (
@@ -105,6 +114,10 @@ FAULTS: dict[str, tuple[Callable[[Seen], object], str]] = {
     "originals match": (
         lambda s: s.outcomes.update(dog=outcome("dog", "cat")),
         "dog matches cat",
+    ),
+    "the stereo pair is confirmed": (
+        lambda s: s.outcomes.update({RIGHT: outcome(RIGHT, LEFT)}),
+        f"{RIGHT} matches {LEFT}",
     ),
     "a copy is not found": (
         lambda s: s.outcomes.update({"small cat": outcome("small cat")}),
