@@ -4,6 +4,7 @@ Used by `check-dedup publish` and the demo. Outcomes and dead letters are read f
 as any subscriber would: from the ends seen before publishing, told apart by image id.
 """
 
+import stat
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -48,7 +49,8 @@ def events_of(
     the closest match of another picture, knows what it is.
 
     Raises:
-        MisconfiguredError: there is no such file, or it is too large to be sent inline.
+        MisconfiguredError: there is no such file, it cannot be read, or it is too large to be
+            sent inline.
     """
     events: dict[str, ImageIngested] = {}
     for path in paths:
@@ -61,14 +63,8 @@ def events_of(
         for file in sorted(place.rglob("*")) if place.is_dir() else [place]:
             if file.is_dir():
                 continue
-            size = file.stat().st_size
-            if size > INLINE_PICTURE_LIMIT_BYTES:
-                raise MisconfiguredError(
-                    f"{file}: {size} bytes; at most {INLINE_PICTURE_LIMIT_BYTES} can be sent "
-                    "inline, serve it by http and give its URL"
-                )
             image_id = _image_id(str(file), unique())
-            events[str(file)] = ImageIngested(workspace, image_id, content=file.read_bytes())
+            events[str(file)] = ImageIngested(workspace, image_id, content=_content(file))
     if not events:
         raise MisconfiguredError("nothing to publish: the folders hold no files")
     return events
@@ -183,6 +179,22 @@ class Publication:
     def _on_delivery(self, error: KafkaError | None, _: Message) -> None:
         if error is not None:
             self._failures.append(error)
+
+
+def _content(file: Path) -> bytes:
+    """Read a picture that can be sent inline."""
+    try:
+        status = file.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise MisconfiguredError(f"{file}: neither a file nor a folder")
+        if status.st_size > INLINE_PICTURE_LIMIT_BYTES:
+            raise MisconfiguredError(
+                f"{file}: {status.st_size} bytes; at most {INLINE_PICTURE_LIMIT_BYTES} can be "
+                "sent inline, serve it by http and give its URL"
+            )
+        return file.read_bytes()
+    except OSError as error:
+        raise MisconfiguredError(f"{file}: cannot be read: {error.strerror}") from error
 
 
 def _image_id(path: str, unique: str) -> str:
