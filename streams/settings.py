@@ -270,7 +270,7 @@ class Settings:
     allow_private_addresses: bool = _setting(
         "CHECK_DEDUP_ALLOW_PRIVATE_ADDRESSES",
         False,  # noqa: FBT003 - a default, not a flag argument
-        "Fetch pictures from private, loopback and link-local addresses too (tests, the demo).",
+        "Fetch pictures from private and loopback addresses too; never from link-local ones.",
     )
     api_host: str = _setting(
         "CHECK_DEDUP_API_HOST", "127.0.0.1", "Address that the API listens on; 0.0.0.0 for all."

@@ -25,7 +25,7 @@ from yarl import URL
 
 from schemas.reasons import Reason, Rejection
 from streams.errors import RetryableError
-from streams.fetching.addresses import is_public
+from streams.fetching.addresses import is_private, is_public
 from streams.fetching.host_limits import FailingHosts, Shares, standing_still
 from streams.fetching.outage import PROBE_SECONDS, Outage
 from streams.fetching.picture_bytes import Arrival, PictureBytes
@@ -287,7 +287,9 @@ class Fetcher:
         return b"".join(pieces)
 
     def _is_allowed(self, address: str) -> bool:
-        return self._settings.allow_private_addresses or is_public(address)
+        return is_public(address) or (
+            self._settings.allow_private_addresses and is_private(address)
+        )
 
     def _socket(self, address: aiohttp.AddrInfoType) -> socket.socket:
         """The only place where sockets are made: nothing else can be connected to."""

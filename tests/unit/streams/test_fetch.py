@@ -18,7 +18,7 @@ import pytest
 from schemas.reasons import Rejection
 from streams.errors import RetryableError
 from streams.fetching import fetch, host_limits, outage
-from streams.fetching.addresses import is_public
+from streams.fetching.addresses import is_private, is_public
 from streams.fetching.fetch import Fetcher
 from streams.fetching.picture_bytes import PictureBytes
 from streams.settings import Settings
@@ -263,6 +263,41 @@ def test_an_address_inside_is_not_public(address: str) -> None:
 def test_an_address_of_the_internet_is_public(address: str) -> None:
     """Also where IPv6 is translated to it."""
     assert is_public(address)
+
+
+@pytest.mark.parametrize("address", ["127.9.9.9", "10.0.0.1", "172.31.255.255", "192.168.1.1"])
+@pytest.mark.parametrize("form", ["{}", "::ffff:{}", "64:ff9b::{}"])
+def test_a_network_of_ones_own_is_private(address: str, form: str) -> None:
+    """Loopback and RFC 1918, however they are written."""
+    assert is_private(form.format(address))
+
+
+@pytest.mark.parametrize("address", ["::1", "fc00::1", "fdff::1", "::1%lo", "100.64.0.1"])
+def test_a_network_of_ones_own_is_private_by_other_rules_too(address: str) -> None:
+    """RFC 4193 and RFC 6598."""
+    assert is_private(address)
+
+
+METADATA = [
+    *("169.254.169.254", "168.63.129.16", "100.100.100.200", "192.0.0.192"),
+    *("fd00:ec2::254", "fd00:ec2::254%1", "fd20:ce::254", "fe80::a9fe:a9fe"),
+    *("::ffff:169.254.169.254", "64:ff9b::a9fe:a9fe"),
+]
+
+
+@pytest.mark.parametrize("address", [*METADATA, "fe80::1", "169.254.0.1", "0.0.0.0", "8.8.8.8"])  # noqa: S104
+def test_no_link_local_or_metadata_address_is_private(address: str) -> None:
+    """What a cloud answers with its credentials is nobody's picture host."""
+    assert not is_private(address)
+
+
+@pytest.mark.parametrize("address", METADATA[:5])
+async def test_opening_ones_own_network_opens_no_metadata_service(address: str, host: Host) -> None:
+    """The setting for a picture host of one's own is no way to the credentials of the machine."""
+    name = f"[{address}]" if ":" in address else address
+    outcome = await once(host.url(host=name), allow_private_addresses=True)
+    assert reason(outcome) == "address_refused"
+    assert host.connections == 0
 
 
 @pytest.mark.parametrize(
