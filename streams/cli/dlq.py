@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
-from rich.text import Text
 
 from schemas.reasons import REASONS
 from streams.cli.session import out, session
@@ -29,7 +27,7 @@ dlq_app = typer.Typer(
 _LIST_LETTERS: Final = 20
 _HANDLE_LETTERS: Final = 1_000
 _SHOW_CHARACTERS: Final = 4_000
-_CELL_CHARACTERS: Final = 60
+_WORD_CHARACTERS: Final = 120
 _UNITS_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 Reasons = Annotated[
@@ -70,7 +68,6 @@ def list_letters(
     wanted = _wanted(topic, reason, None, workspace=workspace, since=since, until=until)
     with session() as settings:
         from streams.kafka.dead_letter_queue import Scan
-        from streams.kafka.dead_letter_text import printable
 
         counts: Counter[tuple[str, str]] = Counter()
         newest: list[tuple[int, Place, DeadLetter]] = []
@@ -83,19 +80,14 @@ def list_letters(
         if not counts:
             out.print("no dead letters that anybody should look at")
             return
-        summary = _table("count", "reason", "meaning", "topic")
         for (name, code), count in counts.most_common():
             meaning = next((text for known, text in REASONS.items() if known == code), "")
-            summary.add_row(str(count), _cell(code), meaning, name)
-        out.print(summary)
-        listed = _table("dead letter", "when", "reason", "workspace", "image id")
-        listed.columns[0].no_wrap = True  # it is copied from here
-        for time_ms, place, letter in sorted(newest, reverse=True):
-            ids = (_cell(printable(text or "")) for text in (letter.workspace, letter.image_id))
-            listed.add_row(str(place), _when(time_ms), _cell(letter.reason), *ids)
+            _line(f"{count:>6}  {_bounded(code)}  {name}  {meaning}")
         if newest:
-            out.print()
-            out.print(listed)
+            _line("")
+        for time_ms, place, letter in sorted(newest, reverse=True):
+            told = (letter.reason, letter.workspace or "-", letter.image_id or "-")
+            _line("  ".join((str(place), _when(time_ms), *map(_bounded, told))))
 
 
 @dlq_app.command("show")
@@ -140,7 +132,7 @@ def show(
             ("value", shown(letter.value, characters)),
         ]
         for name, text in lines:
-            out.print(f"{name}: {text}", highlight=False, markup=False, soft_wrap=True, emoji=False)
+            _line(f"{name}: {text}")
 
 
 @dlq_app.command("replay")
@@ -212,7 +204,7 @@ def _handle(
                 handled, refused = handling.handled, len(handling.refused)
         said = ", ".join(f"{count} {code}" for code, count in reasons.most_common())
         would = "would be " if dry_run else ""
-        detail = f": {_cell(said, 500)}" if said else ""
+        detail = f": {_bounded(said, 500)}" if said else ""
         out.print(f"{handled} dead letters {would}{action}{detail}", highlight=False, markup=False)
         if refused:
             out.print(
@@ -300,19 +292,17 @@ def _progress(what: str) -> "Iterator[Advance]":
         yield advance
 
 
-def _table(*headings: str) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in headings:
-        table.add_column(heading, overflow="fold")
-    return table
+def _line(text: str) -> None:
+    """Print one line, however long: it is copied from, and searched with grep."""
+    out.print(text, highlight=False, markup=False, soft_wrap=True, emoji=False)
 
 
-def _cell(text: str, limit: int = _CELL_CHARACTERS) -> Text:
-    """A stranger's text in a table: no markup, bounded."""
+def _bounded(text: str, limit: int = _WORD_CHARACTERS) -> str:
+    """A stranger's text: no control characters, bounded."""
     from streams.kafka.dead_letter_text import printable
 
     text = printable(text)
-    return Text(text if len(text) <= limit else f"{text[:limit]}…")
+    return text if len(text) <= limit else f"{text[:limit]}…"
 
 
 def _when(time_ms: int) -> str:

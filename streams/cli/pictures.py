@@ -165,7 +165,7 @@ def outcome_table(names: Mapping[str, str], ended: Mapping[str, "Ended"]) -> Tab
     table.add_column("closest match", overflow="fold", ratio=4)
     table.add_column("of 64", justify="right", no_wrap=True)
     table.add_column("of 256", justify="right", no_wrap=True)
-    table.add_column("why", ratio=3)
+    table.add_column("why", overflow="fold", ratio=3)
     for image_id, name in names.items():
         end = ended.get(image_id)
         if end is None:
