@@ -37,6 +37,8 @@ _LEAST_SIDE: Final = 10
 # Windows, as shares of the grid's height and width; half of each overlaps the next.
 _WINDOW_HEIGHT: Final = 0.1
 _WINDOW_WIDTH: Final = 0.33
+# A median of fewer says little.
+_LEAST_FRAMED_WINDOWS: Final = 3
 # The local mean is over this share of the longer side.
 _MEAN_WIDTH: Final = 0.125
 # Standard deviation, in grey levels, from which a window has something to compare.
@@ -57,7 +59,8 @@ _EDGE_TO_EDGE: Final = 0.03
 class Comparison:
     """Two sketches laid over each other.
 
-    `agreement`: median correlation of the windows that have texture in either picture.
+    `agreement`: median correlation of the windows that have texture in either picture; where that
+    is less, of those of them that lie in the frame of either.
     `lowest`: the smallest of those correlations, where one window differs most.
     `residual`: standard deviation, in grey levels, of the difference in the window where it is
     largest, after a difference of contrast is taken away.
@@ -93,11 +96,18 @@ def grey(content: bytes, width: int, height: int) -> Grey:
 
 
 def compare(
-    one: Grey, other: Grey, met: Box, other_met: Box, turned_degrees: float = 0.0
+    one: Grey,
+    other: Grey,
+    met: Box,
+    other_met: Box,
+    *,
+    turned_degrees: float = 0.0,
+    frames: tuple[Box, Box] = (WHOLE_BOX, WHOLE_BOX),
 ) -> Comparison | None:
     """Lay two sketches over each other so that the boxes that met coincide.
 
     `turned_degrees`: they met when the one was turned by this angle, counterclockwise.
+    `frames`: where in each of them the picture is; the rest is a border or an app's page.
     None where the overlap is too small or has nothing in it to compare.
     """
     box, other_box = _overlap(met, other_met)
@@ -109,11 +119,12 @@ def compare(
         return None
     first = _sampled(one, box, rows, columns)
     second = _sampled(other, other_box, rows, columns)
-    windows = _windows(first, second, None)
+    pictures = _within(frames[0], box), _within(frames[1], other_box)
+    windows = _windows(first, second, None, pictures)
     aligned, left_out = box == other_box == WHOLE_BOX, 0.0
     if not aligned or windows is None or windows.agreement < _AGREEMENT_AS_THEY_LIE:
         moved = _corrected(first, second, turned_degrees)
-        again = None if moved is None else _windows(first, *moved)
+        again = None if moved is None else _windows(first, *moved, pictures)
         if again and moved and (windows is None or again.agreement > windows.agreement):
             windows, aligned, left_out = again, False, 1.0 - float(moved[1].mean())
     if windows is None:
@@ -130,11 +141,8 @@ def compare(
 
 class _Windows(NamedTuple):
     correlations: NDArray[np.float64]
+    agreement: float
     residual: float
-
-    @property
-    def agreement(self) -> float:
-        return float(np.median(self.correlations))
 
 
 def _overlap(met: Box, other_met: Box) -> tuple[Box, Box]:
@@ -158,6 +166,17 @@ def _overlap_of_axis(
     return start, start * scale + offset, end, end * scale + offset
 
 
+def _within(frame: Box, box: Box) -> Box:
+    """A frame in shares of a box instead of shares of the picture."""
+    width, height = box[2] - box[0], box[3] - box[1]
+    return (
+        (frame[0] - box[0]) / width,
+        (frame[1] - box[1]) / height,
+        (frame[2] - box[0]) / width,
+        (frame[3] - box[1]) / height,
+    )
+
+
 def _sampled(picture: Grey, box: Box, rows: int, columns: int) -> Grey:
     down = _weights(len(picture), box[1], box[3], rows)
     across = _weights(picture.shape[1], box[0], box[2], columns)
@@ -174,8 +193,14 @@ def _weights(length: int, start: float, end: float, count: int) -> Grey:
     return np.asarray(weights / sums, dtype=np.float32)
 
 
-def _windows(one: Grey, other: Grey, shared: Mask | None) -> _Windows | None:
-    """The windows that have texture in either picture; None where there is none."""
+def _windows(
+    one: Grey, other: Grey, shared: Mask | None, frames: tuple[Box, Box]
+) -> _Windows | None:
+    """The windows that have texture in either picture; None where there is none.
+
+    The pages of an app agree whatever they show, and there may be more page than picture: so what
+    lies in each frame has to agree by itself too.
+    """
     rows, columns = one.shape
     mean_width = max(3, round(_MEAN_WIDTH * max(rows, columns)) | 1)
     one = one - ndimage.uniform_filter1d(one, mean_width, axis=1, mode="nearest")
@@ -208,7 +233,16 @@ def _windows(one: Grey, other: Grey, shared: Mask | None) -> _Windows | None:
     if not textured.any():
         return None
     residual = np.sqrt(np.maximum(variance + other_variance - 2.0 * covariance, 0.0))
-    return _Windows((covariance / scales)[textured], float(residual.max()))
+    correlations = covariance / scales
+    agreement = float(np.median(correlations[textured]))
+    across, down = (lefts + width / 2) / columns, (tops + height / 2) / rows
+    for left, top, right, bottom in frames:
+        framed = textured & np.outer(
+            (top < down) & (down < bottom), (left < across) & (across < right)
+        )
+        if np.count_nonzero(framed) >= _LEAST_FRAMED_WINDOWS:
+            agreement = min(agreement, float(np.median(correlations[framed])))
+    return _Windows(correlations[textured], agreement, float(residual.max()))
 
 
 def _corrected(one: Grey, other: Grey, turned_degrees: float) -> tuple[Grey, Mask] | None:

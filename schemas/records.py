@@ -209,6 +209,9 @@ class MatchSettings(
     standard_threshold: Annotated[int, Meta(ge=0, le=16, description="Score, inclusive.")]
     suggested_confidence: Annotated[Fraction, Meta(description="From here on a pair relates.")]
     confirmed_confidence: Annotated[Fraction, Meta(description="From here on, one condition met.")]
+    least_agreement: Annotated[
+        float, Meta(ge=-1, le=1, description="Sketches that correlate less show other things.")
+    ]
     confirmed_fine_distance: Annotated[int, Meta(ge=0, le=256, description="Inclusive.")]
     changed_correlation: Annotated[
         float, Meta(ge=-1, le=1, description="A window of the sketches below it was changed.")

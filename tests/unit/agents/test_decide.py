@@ -4,9 +4,9 @@ import random
 
 import msgspec
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
-from agents.decide import Decision, asked_codes, decide, decide_all, default_match_settings
+from agents.decide import Decision, asked_codes, decide, decide_all, default_match_settings, meet
 from agents.decode import DecodeLimits
 from agents.fingerprint import fingerprint
 from schemas.records import Fingerprint, MatchSettings, View
@@ -253,6 +253,40 @@ def test_different_pictures_in_the_same_screenshot_frame_do_not_relate() -> None
         for name in ("coffee", "rocket")
     )
     assert decide(fingerprinted(one), fingerprinted(other), SETTINGS) is None
+
+
+def post(image: Image.Image, colours: tuple[str, str]) -> Image.Image:
+    """A screenshot that is more page than picture: below it comments, the same in all of them."""
+    page, ink = colours
+    screen = Image.new("RGB", (540, 1110), page)
+    screen.paste(image.resize((540, 360)), (0, 200))
+    draw = ImageDraw.Draw(screen)
+    draw.ellipse((20, 60, 70, 110), fill="royalblue")
+    draw.text((90, 70), "Some Person shared a post", fill=ink, font=ImageFont.load_default(22))
+    for number in range(6):
+        top = 640 + 60 * number
+        draw.ellipse((20, top, 55, top + 35), fill="coral")
+        draw.rounded_rectangle((65, top, 450, top + 45), 10, fill="grey")
+        draw.text((75, top + 10), f"comment {number}", fill=ink, font=ImageFont.load_default(16))
+    return screen
+
+
+@pytest.mark.parametrize("colours", [("#14181c", "white"), ("white", "black")])
+def test_the_page_of_an_app_relates_nothing(colours: tuple[str, str]) -> None:
+    """Views of the page meet, with codes that are equal; what the posts show decides."""
+    made = [fingerprinted(post(shipped(name), colours)) for name in PHOTOGRAPHS]
+    for number, one in enumerate(made):
+        for other in made[:number]:
+            assert meet(one, other, SETTINGS.radius) is not None
+            assert decide(one, other, SETTINGS) is None
+
+
+def test_a_post_relates_to_the_picture_that_it_shows() -> None:
+    """And to another screenshot of it, in other colours."""
+    image = shipped("coffee")
+    dark, light = post(image, ("#14181c", "white")), post(image, ("white", "black"))
+    assert related(dark, image).relation == "reframed"
+    assert related(dark, light).tier == "suggested_sibling"
 
 
 def test_mirrored_code_is_that_of_the_mirror_image() -> None:
