@@ -128,6 +128,11 @@ class Window:
         self._next = offset + 1
         return True
 
+    def reach(self, offset: int) -> None:
+        """Account for what lies below `offset` and is no event: markers, lost records."""
+        self._next = max(self._next, offset)
+        self._move()
+
     def abandon(self) -> None:
         """Admit nothing more, and let those go who wait: the partition is revoked."""
         self._abandoned = True
@@ -138,8 +143,11 @@ class Window:
         self._finished[offset] = True
         while self._finished and self._finished[next(iter(self._finished))]:
             del self._finished[next(iter(self._finished))]
-        watermark = next(iter(self._finished), self._next)
         self._room.set()
+        self._move()
+
+    def _move(self) -> None:
+        watermark = next(iter(self._finished), self._next)
         if watermark > self._watermark:
             self._watermark = watermark
             self._advance(watermark)

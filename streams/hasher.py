@@ -10,7 +10,7 @@ import logging
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any, Never
+from typing import Any, Never, cast
 
 import faust
 
@@ -69,6 +69,8 @@ _BUFFERED_EVENTS = 16
 # Of events in work. An inline picture is there about three times: as the event, decoded from
 # base64, and on its way to a child.
 _IN_WORK_BYTES = 32 * MEBIBYTE
+# A stop waits so long for pictures that are being fetched: nearly all hosts answer within that.
+_DRAIN_SECONDS = 5.0
 # What an event takes that waits for its host, measured: 7 KB, a task most of it. Those of a dead
 # host are to be many before they hold up others, so the bytes bound them and not their number.
 _EVENT_BYTES = 8 * 1024
@@ -122,6 +124,7 @@ def run_hasher(settings: Settings) -> Never:
                 async for stretch in pictures.stretches(stream):
                     flow.taken(stretch)
                     await hasher.ingest(stretch)
+                await hasher.drain(_DRAIN_SECONDS)
             except PoisonedError:
                 # What was done before the poison need not be done again.
                 await app.commit_reached()
@@ -182,6 +185,7 @@ class Hasher:
         self._in_work = Budget(_IN_WORK_BYTES)
         self._windows: dict[TopicPartition, tuple[int, Window]] = {}
         self._work: dict[TopicPartition, set[asyncio.Task[None]]] = {}
+        self._delivering: set[asyncio.Task[None]] = set()
         self._circuits: dict[TopicPartition, tuple[int, Circuit]] = {}
 
     @property
@@ -212,6 +216,7 @@ class Hasher:
             task.add_done_callback(partial(self._in_work.give_back, size_bytes))
             tasks.add(task)
             task.add_done_callback(partial(self._done, tasks))
+        window.reach(stretch.stop)
 
     async def remove(self, stretch: Stretch) -> None:
         """Append a stretch of `image-removed` to the log, in its order.
@@ -238,6 +243,15 @@ class Hasher:
         )
         if poisoned is not None:
             raise poisoned
+
+    async def drain(self, seconds: float) -> None:
+        """End all pictures in work; after so many seconds only those that are being delivered."""
+        if work := set().union(*self._work.values()):
+            await asyncio.wait(work, timeout=seconds)
+        for task in set().union(*self._work.values()) - self._delivering:
+            task.cancel()
+        if self._delivering:
+            await asyncio.wait(self._delivering)
 
     def abandon(self) -> None:
         """Drop all pictures in work: their partitions are revoked, their offsets uncommitted."""
@@ -291,6 +305,9 @@ class Hasher:
                     check=event.check,
                 )
                 outgoing = self._log_record(partition, entry, record)
+        task = cast("asyncio.Task[None]", asyncio.current_task())
+        self._delivering.add(task)
+        task.add_done_callback(self._delivering.discard)
         await commit_group(
             outgoing=[outgoing],
             deliver=self._deliver,

@@ -138,10 +138,11 @@ def rebuild(
     """
     directory = index_directory(settings, partition)
     identity = topic_id(settings, INDEX_LOG)
-    upto = log.committed(MATCHER_GROUP, partition)
+    committed = log.committed(MATCHER_GROUP, partition)
     low, end = log.watermarks(partition)
-    if upto is None:
+    if committed is None:
         raise MisconfiguredError(f"{MATCHER_GROUP} has no offset of {INDEX_LOG}; {CREATE}")
+    upto = committed.offset
     if not low <= upto <= end:
         raise CorruptStateError(
             f"{INDEX_LOG}[{partition}]: {MATCHER_GROUP} has committed {upto}, the log holds "

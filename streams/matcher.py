@@ -93,9 +93,13 @@ def run_matcher(settings: Settings) -> Never:
     feed = Feed(app, INDEX_LOG, log, gather=settings.group_size)
     questions = Feed(app, MATCH_ASKED, LogReader(settings, MATCH_ASKED), gather=settings.group_size)
 
+    # Questions that were taken before a stop need the indexes open.
+    all_answered = asyncio.Event()
+
     async def match_images(stream: faust.Stream[Any]) -> None:
         try:
             await match_all(feed, matcher, stream, flow.taken)
+            await all_answered.wait()
         finally:
             await asyncio.shield(matcher.close())
 
@@ -103,6 +107,7 @@ def run_matcher(settings: Settings) -> Never:
         async for stretch in questions.stretches(stream):
             flow.taken(stretch)
             await matcher.answer(stretch, feed.owned)
+        all_answered.set()
 
     add_agent(app, INDEX_LOG, match_images)
     add_agent(app, MATCH_ASKED, answer_questions)

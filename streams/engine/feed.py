@@ -4,6 +4,11 @@ Faust delivers events; whether it delivered all of them is checked here by their
 missing between two events, or behind the last one, is read straight from the log. The hasher and
 the matcher see `Stretch`es only, so that this one mechanism serves first start, restart, a moved
 partition and a hole in delivery alike.
+
+Where the log is not what it was, that is named and never guessed over. Of a topic whose beginning
+is gone past the place where we read, and of one that was made anew, it is told (`Stretch.lost`),
+and reading goes on at the beginning that there is. `index-log`, of which every record counts, stops
+the process instead, as does any log that ends before what was read of it.
 """
 
 import asyncio
@@ -12,15 +17,16 @@ import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import Any, Literal, ParamSpec, Protocol, TypeVar, get_args
 
 import faust
 
-from schemas.topics import MEBIBYTE
+from schemas.topics import INDEX_LOG, MEBIBYTE
 from streams.delivery import TopicPartition
 from streams.engine.transport import App
 from streams.entry import LogEntry
 from streams.errors import CorruptStateError, MisconfiguredError, RetryableError
+from streams.kafka.client import Committed, TopicIdentity
 from streams.kafka.topics import EXPIRING_TOPICS
 
 logger = logging.getLogger(__name__)
@@ -33,6 +39,10 @@ _GATHER_BYTES = 4 * MEBIBYTE
 # How often a partition without events is compared with its end in the log.
 _IDLE_SECONDS = 5.0
 _ASK_AGAIN_SECONDS = 1.0
+
+Loss = Literal["expired", "made_anew"]
+"""Why records are not there to be read: deleted before they were, or with their whole topic."""
+LOSSES: tuple[Loss, ...] = get_args(Loss)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -47,6 +57,8 @@ class Stretch:
     start: int
     entries: Sequence[LogEntry]
     stop: int
+    lost: Loss | None = None
+    """Why records before `start` are gone that were never read, where that is so."""
 
 
 @dataclass(slots=True)
@@ -58,6 +70,8 @@ class _Position:
     start: int
     expected: int
     moved_at: float
+    is_beyond: bool = False
+    """Whether the log ended before `expected` when it was last asked."""
 
 
 class Log(Protocol):
@@ -67,8 +81,12 @@ class Log(Protocol):
         """Give a partition's first offset and the one after its last."""
         ...
 
-    def committed(self, group: str, partition: int, /) -> int | None:
-        """Give the offset that a group has committed."""
+    def committed(self, group: str, partition: int, /) -> Committed | None:
+        """Give what a group has committed."""
+        ...
+
+    def identity(self) -> TopicIdentity:
+        """Give what the topic is."""
         ...
 
     def read_range(
@@ -98,27 +116,47 @@ class Feed:
         self._clock = clock
         self._positions: dict[TopicPartition, _Position] = {}
         self._assigned = asyncio.Event()
+        # What the topic was in our assignments, the last one last.
+        self._identities: list[TopicIdentity] = []
         app.on_partitions_assigned.connect(self._on_assigned)
 
     async def stretches(self, stream: faust.Stream[Any]) -> AsyncIterator[Stretch]:
-        """Give stretches for ever; the first of each assignment is empty, at its start.
+        """Give stretches until the app stops; the first of each assignment is empty, at its start.
 
         Raises:
             MisconfiguredError: the group has no committed offset.
-            CorruptStateError: the committed offset lies beyond the log's end.
+            CorruptStateError: the log ends before what is committed or was read; or records of
+                `index-log` are gone.
         """
+        watching = asyncio.ensure_future(self._watch_identity())
+        stopping = asyncio.ensure_future(self._app.stop_asked.wait())
+        try:
+            async for stretch in self._stretches(stream, watching, stopping):
+                yield stretch
+        finally:
+            watching.cancel()
+            stopping.cancel()
+
+    async def _stretches(
+        self,
+        stream: faust.Stream[Any],
+        watching: "asyncio.Future[None]",
+        stopping: "asyncio.Future[Any]",
+    ) -> AsyncIterator[Stretch]:
         events = aiter(stream.noack().events())
         upcoming = asyncio.ensure_future(anext(events))
-        while True:
+        while not self._app.is_stopping:
             messages: list[Any] = []
             gathered_bytes = 0
             assigned = asyncio.ensure_future(self._assigned.wait())
             await asyncio.wait(
-                {upcoming, assigned},
+                {upcoming, assigned, watching, stopping},
                 timeout=_IDLE_SECONDS,
                 return_when=asyncio.FIRST_COMPLETED,
             )
             assigned.cancel()
+            if watching.done():
+                watching.result()
             self._assigned.clear()
             while (
                 upcoming.done() and len(messages) < self._gather and gathered_bytes < _GATHER_BYTES
@@ -140,6 +178,9 @@ class Feed:
                 if stretch.partition in self._positions:
                     self._positions[stretch.partition].moved_at = self._clock()
 
+        # Ends with the stream; nobody asks any more how.
+        upcoming.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+
     async def _present(self, messages: Sequence[Any]) -> AsyncIterator[Stretch]:
         """Give what there is now, for as long as the assignment is the same."""
         assignment = self._app.assignment
@@ -152,7 +193,7 @@ class Feed:
         ]
         for part in parts:
             async for stretch in part:
-                if self._app.assignment != assignment:
+                if self._app.assignment != assignment or self._app.is_stopping:
                     return
                 yield stretch
 
@@ -197,36 +238,110 @@ class Feed:
         mine = self.owned()
         for partition in self._positions.keys() - mine:
             del self._positions[partition]
-        for partition in sorted(mine):
-            known = self._positions.get(partition)
-            if known is not None and known.assignment == assignment:
-                continue
+        fresh = [
+            partition
+            for partition in sorted(mine)
+            if (known := self._positions.get(partition)) is None or known.assignment != assignment
+        ]
+        if not fresh:
+            return
+        identity = await self._ask(self._log.identity)
+        if identity not in self._identities[-1:]:
+            self._identities.append(identity)
+        for partition in fresh:
             generation = self._app.consumer_generation_id
-            committed = await self._committed(partition)
-            position = _Position(assignment, generation, committed, committed, self._clock())
+            start, lost = await self._start(partition, identity.topic_id)
+            self._app.identities[self._topic] = identity.topic_id
+            position = _Position(assignment, generation, start, start, self._clock())
             self._positions[partition] = position
-            yield Stretch(partition, assignment, committed, (), committed)
+            if lost is not None:
+                await self._app.seek(partition, start)
+                # Committed at once: whoever starts next is to find no loss again.
+                self._app.watermarks.advance(partition, assignment, start)
+            yield Stretch(partition, assignment, start, (), start, lost)
 
-    async def _committed(self, partition: TopicPartition) -> int:
+    async def _start(self, partition: TopicPartition, topic_id: str) -> tuple[int, Loss | None]:
+        """Say where to begin, and what was lost before that."""
         group = self._app.conf.id
         committed = await self._ask(self._log.committed, group, partition.partition)
         low, high = await self._ask(self._log.watermarks, partition.partition)
         place = f"group {group} has for {partition.topic} partition {partition.partition}"
+        if committed is not None:
+            earlier = committed.topic_id
+        else:  # Kafka deletes with a topic what was committed on it
+            earlier = self._identities[-2].topic_id if len(self._identities) > 1 else None
+        if earlier is not None and earlier != topic_id:
+            logger.critical(
+                "%s: its topic was deleted and made anew, from id %s to %s; what was not read of "
+                "it is lost. Committed there: %s; reading begins at %d",
+                partition,
+                earlier,
+                topic_id,
+                "unknown" if committed is None else committed.offset,
+                low,
+            )
+            return low, "made_anew"
         if committed is None:
             message = f"{place} no committed offset; run check-dedup topics create"
             raise MisconfiguredError(message)
-        if committed > high:
-            message = f"{place} offset {committed} committed, but the log ends at {high}"
-            raise CorruptStateError(message)
-        if committed < low and self._topic not in EXPIRING_TOPICS:
-            logger.critical(
-                "%s offset %d committed, but the log begins at %d: %d records are lost",
-                place,
-                committed,
-                low,
-                low - committed,
+        if committed.offset > high:
+            message = (
+                f"{place} offset {committed.offset} committed, but the log ends at {high}: it was "
+                "truncated; reset the group's offsets when you know to where"
             )
-        return max(committed, low)
+            raise CorruptStateError(message)
+        if committed.offset < low:
+            return low, self._expired(partition, committed.offset, low)
+        return committed.offset, None
+
+    def _expired(self, partition: TopicPartition, expected: int, low: int) -> Loss | None:
+        """Name records that were deleted before they were read; None where nobody misses them."""
+        if self._topic in EXPIRING_TOPICS:
+            return None
+        what = f"{partition}: offsets {expected} to {low - 1} are gone, the log begins at {low}"
+        if self._topic == INDEX_LOG:
+            raise CorruptStateError(f"{what}; restore the log: no index can be made without them")
+        logger.critical("%s; %d records are lost", what, low - expected)
+        return "expired"
+
+    async def _watch_identity(self) -> None:
+        """Notice that the topic is another one, which neither offsets nor events need show.
+
+        The group then forms anew, so that all that is known of the old topic is dropped.
+
+        Raises:
+            MisconfiguredError: it has another number of partitions.
+            CorruptStateError: `index-log` was made anew.
+        """
+        while True:
+            await asyncio.sleep(_IDLE_SECONDS)
+            if not self._identities:
+                continue
+            known = self._identities[-1]
+            try:
+                identity = await self._ask(self._log.identity)
+            except MisconfiguredError as error:
+                logger.critical("%s cannot be read: %s", self._topic, error)
+                continue
+            if identity in (known, self._identities[-1]):
+                continue
+            if identity.partitions != known.partitions:
+                raise MisconfiguredError(
+                    f"{self._topic}: has {identity.partitions} partitions, had {known.partitions}: "
+                    "workspaces and image ids would be on other partitions than before; see "
+                    "check-dedup topics check"
+                )
+            what = (
+                f"{self._topic} was deleted and made anew, from id {known.topic_id} to "
+                f"{identity.topic_id}"
+            )
+            if self._topic == INDEX_LOG:
+                raise CorruptStateError(
+                    f"{what}: this index is of the old one, and may be all that is left of it. "
+                    "Keep a copy of the data directory; the next start makes another index"
+                )
+            logger.critical("%s; reading it from its beginning", what)
+            await self._app.rejoin()
 
     async def _joined(
         self, partition: TopicPartition, messages: Sequence[Any]
@@ -260,16 +375,37 @@ class Feed:
                 continue
             position.moved_at = self._clock()
             _, high = await self._ask(self._log.watermarks, partition.partition)
+            await self._check_end(partition, position, high)
             stop = min(high, position.expected + self._gather)
             if stop > position.expected:
                 logger.warning("%s: reading up to %d from the log", partition, stop)
                 async for stretch in self._filled(partition, stop):
                     yield stretch
 
+    async def _check_end(self, partition: TopicPartition, position: _Position, high: int) -> None:
+        """Stop where the log ends before what was read, unless it is another topic's.
+
+        Told twice: a broker that has just become the leader may not know the end at once.
+        """
+        was_beyond, position.is_beyond = position.is_beyond, high < position.expected
+        if not (was_beyond and position.is_beyond):
+            return
+        if await self._ask(self._log.identity) == self._identities[-1]:
+            raise CorruptStateError(
+                f"{partition}: was read up to {position.expected}, and ends at {high} now: it was "
+                "truncated; reset the group's offsets when you know to where"
+            )
+
     async def _filled(self, partition: TopicPartition, stop: int) -> AsyncIterator[Stretch]:
         """Read from the expected offset up to `stop`, a bounded piece at a time."""
         position = self._positions[partition]
         while position.expected < stop:
+            low, _ = await self._ask(self._log.watermarks, partition.partition)
+            if low > position.expected:
+                lost = self._expired(partition, position.expected, low)
+                position.expected = low
+                yield Stretch(partition, position.assignment, low, (), low, lost)
+                continue
             entries, upto = await self._ask(self._read, partition, position.expected, stop)
             yield self._stretch(partition, entries, upto)
 

@@ -5,26 +5,35 @@ out-of-order ack each do it). Here its part is agents and group membership; what
 are the watermarks of `streams.delivery`, and what it delivers is checked by `streams.engine.feed`.
 """
 
+# ruff: noqa: SLF001 - what is private to Faust and aiokafka is what is replaced here
+
 import asyncio
 import contextlib
+import logging
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any, ClassVar, cast
 
+import aiokafka
 import faust
 import mode
+from aiokafka.errors import CommitFailedError
+from aiokafka.structs import OffsetAndMetadata
 from faust.transport.drivers import TRANSPORTS
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
 from schemas.topics import LARGEST_MESSAGE_BYTES
 from streams import failpoints
-from streams.delivery import Watermarks
+from streams.delivery import TopicPartition, Watermarks
 from streams.errors import MisconfiguredError
+from streams.kafka.client import commit_metadata
 from streams.kafka.security import faust_credentials
 from streams.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 _SCHEME = "kafka"
 # Commits are cheap, and what was not committed is delivered again after a crash.
@@ -36,12 +45,19 @@ _LAST_COMMIT_SECONDS = 2.0
 _LONGEST_REBUILD_SECONDS = 3600.0
 # What is in flight at a stop gets this long; the rest is delivered again after the next start.
 STOP_SECONDS = 20.0
+# Of these, so long for the agents to end what they have in hand; then the rest is cancelled.
+DRAIN_SECONDS = 10.0
 _BEAT_SECONDS = 1.0
 _EXIT_STOPPED_BY_DEADLINE = 3
 
 
 class WatermarkConsumer(driver.Consumer):
     """A consumer that commits watermarks, and ignores which events were acknowledged."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - Faust's own
+        """Begin with nothing committed."""
+        super().__init__(*args, **kwargs)
+        self._reached: dict[TP, tuple[int | None, int]] = {}
 
     async def force_commit(
         self,
@@ -57,18 +73,20 @@ class WatermarkConsumer(driver.Consumer):
         self._acked_index.clear()
         app = cast("App", self.app)
         committable = app.watermarks.committable(self.assignment(), app.assignment)
+        # Not compared with what was committed earlier: that may have been another topic's.
         offsets: Mapping[TP, int] = {
             TP(*partition): offset
             for partition, offset in committable.items()
-            if offset > (self._committed_offset.get(TP(*partition)) or -1)
+            if self._reached.get(TP(*partition)) != (app.assignment, offset)
         }
         if not offsets:
             return False
+        assignment = app.assignment
         failpoints.reach("commit.before")
         committed: bool = await self._commit(offsets)
         failpoints.reach("commit.after")
         if committed:
-            self._committed_offset.update(offsets)
+            self._reached.update({tp: (assignment, offset) for tp, offset in offsets.items()})
         return committed
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
@@ -92,6 +110,70 @@ class WatermarkConsumer(driver.Consumer):
         with a small buffer that second is the throughput (measured: 95 pictures a second of 300).
         """
 
+    def _new_consumer_thread(self) -> "WatermarkThread":
+        return WatermarkThread(self, loop=self.loop, beacon=self.beacon)
+
+
+class WatermarkThread(driver.AIOKafkaConsumerThread):
+    """The thread with aiokafka's consumer: commits say of which topic, no record stops it."""
+
+    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        """Commit with the id of each topic as metadata; False where the group forms anew."""
+        identities = cast("App", self.app).identities
+        committed = {
+            driver.ensure_aiokafka_TP(tp): OffsetAndMetadata(
+                offset, commit_metadata(identities.get(tp.topic, ""))
+            )
+            for tp, offset in offsets.items()
+            if tp in self.assignment()
+        }
+        try:
+            await self._ensure_consumer().commit(committed)
+        except CommitFailedError as error:
+            logger.info("not committed, the group forms anew: %s", error)
+            return False
+        except Exception as error:
+            logger.exception("not committed: %s", committed)
+            await self.crash(error)
+            return False
+        return True
+
+    async def _fetch_records(
+        self,
+        consumer: aiokafka.AIOKafkaConsumer,
+        active_partitions: set[TP],
+        timeout: float | None = None,  # noqa: ASYNC109 - Faust's signature
+        max_records: int | None = None,
+    ) -> Any:  # noqa: ANN401 - Faust's own
+        """Fetch, and leave to the feed, which reads the log, what aiokafka cannot decode.
+
+        aiokafka wants UTF-8 in the names of headers. Kafka does not, so that anyone who may
+        write to the topic could end every process that reads it, again at each start.
+        """
+        try:
+            return await super()._fetch_records(
+                consumer, active_partitions, timeout=timeout, max_records=max_records
+            )
+        except UnicodeDecodeError as error:
+            for tp, fetched in list(consumer._fetcher._records.items()):
+                records: Any = getattr(fetched, "_partition_records", None)
+                reading = getattr(records, "_records_iterator", None)
+                if reading is not None and reading.gi_frame is None:  # the one that raised
+                    offset = records.next_fetch_offset
+                    logger.warning("%s[%d] %d: %s", tp.topic, tp.partition, offset, error)
+                    consumer.seek(tp, offset + 1)
+                    return {}
+            raise
+
+    async def rejoin(self) -> None:
+        """Have the group form anew, on what the broker knows of the topics now."""
+        await self.call_thread(self._rejoin)
+
+    async def _rejoin(self) -> None:
+        consumer = self._ensure_consumer()
+        await consumer._client.force_metadata_update()
+        consumer._coordinator.request_rejoin()
+
 
 class WatermarkTransport(driver.Transport):
     """Faust's aiokafka transport with our consumer."""
@@ -103,7 +185,8 @@ class App(faust.App):
     """A Faust app with the watermarks that its consumer commits.
 
     `assignment` is the number of the present assignment of partitions; None between two. `beats`
-    grows for as long as the event loop turns.
+    grows for as long as the event loop turns. `identities` are the ids of the topics that the
+    watermarks are of, by name.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - Faust's own
@@ -113,7 +196,9 @@ class App(faust.App):
         self.assignments = 0
         self.assignment: int | None = None
         self.beats = 0
-        self.is_stopping = False
+        self.identities: dict[str, str] = {}
+        self.stop_asked = asyncio.Event()
+        self._at_work: set[asyncio.Future[None]] = set()
 
     def _create_directories(self) -> None:
         """Make none: they are for Faust's tables."""
@@ -122,6 +207,30 @@ class App(faust.App):
         """Commit what is reached, if the broker answers soon; before an end that is no stop."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.consumer.commit(), _LAST_COMMIT_SECONDS)
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether it was told to stop: the feeds give nothing more then."""
+        return self.stop_asked.is_set()
+
+    @contextlib.contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Have a stop wait for what is done inside, within its bound."""
+        done = asyncio.get_running_loop().create_future()
+        self._at_work.add(done)
+        try:
+            yield
+        finally:
+            self._at_work.discard(done)
+            done.set_result(None)
+
+    async def seek(self, partition: TopicPartition, offset: int) -> None:
+        """Have the events of a partition from an offset on, also where that is a step back."""
+        await self.consumer.seek(TP(*partition), offset)
+
+    async def rejoin(self) -> None:
+        """Begin a new assignment, of what the topics are now."""
+        await cast("WatermarkThread", cast("WatermarkConsumer", self.consumer)._thread).rejoin()
 
     async def on_start(self) -> None:
         """Show from now on that the event loop turns."""
@@ -134,11 +243,17 @@ class App(faust.App):
             await asyncio.sleep(_BEAT_SECONDS)
 
     async def on_stop(self) -> None:
-        """Stop within a bound, whatever the broker does."""
-        self.is_stopping = True
+        """Stop within a bound, whatever the broker does: take no more, end what is begun, commit.
+
+        Cancelled at once, what is delivered and not committed would be delivered again.
+        """
+        self.stop_asked.set()
         deadline = threading.Timer(STOP_SECONDS, os._exit, (_EXIT_STOPPED_BY_DEADLINE,))
         deadline.daemon = True
         deadline.start()
+        if self._at_work:
+            await asyncio.wait(self._at_work, timeout=DRAIN_SECONDS)
+            await self.commit_reached()
         await super().on_stop()
 
 

@@ -25,7 +25,10 @@ def add_agent(app: App, topic: str, body: Body) -> None:
 
     async def guarded(stream: faust.StreamT[Any]) -> None:
         try:
-            await body(cast("faust.Stream[Any]", stream))
+            with app.at_work():
+                await body(cast("faust.Stream[Any]", stream))
+            # Faust ends its agents itself.
+            await asyncio.Event().wait()
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001 - whatever it is, it must not be skipped

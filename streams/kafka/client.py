@@ -7,8 +7,10 @@ speaks to it, is said here only. Faust has a client of its own, configured by th
 # ruff: noqa: SLF001 - librdkafka names its own error codes with an underscore
 
 import logging
+import re
 import time
 from contextlib import closing
+from dataclasses import dataclass
 from typing import Any, Final
 
 from confluent_kafka import (
@@ -47,6 +49,9 @@ _REFUSED: Final = {
     KafkaError.SASL_AUTHENTICATION_FAILED,
     KafkaError._SSL,
 }
+# As the broker writes a topic's id.
+_TOPIC_ID: Final = re.compile("[A-Za-z0-9+/_-]{22}")
+
 _CONNECTING_SECONDS: Final = 10.0
 _CONNECT_POLL_SECONDS: Final = 0.2
 _OTHERS_SECONDS: Final = 1.0
@@ -55,6 +60,28 @@ DIRECT_GROUP: Final = "check-dedup-direct"
 """librdkafka insists on one; it is never joined."""
 
 Config = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class TopicIdentity:
+    """What a topic is: one of another id under the same name is another topic."""
+
+    topic_id: str
+    partitions: int
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """Up to where a group has processed a partition, and of which topic of that name.
+
+    A topic that is made anew is another one: its offsets begin again, and an offset that was
+    committed on the earlier one means nothing in it. Our processes commit the topic's id with each
+    offset, as its metadata.
+    """
+
+    offset: int
+    topic_id: str | None
+    """None where the offset was committed without it."""
 
 
 def producer(settings: Settings, *, linger_ms: int = 5) -> Producer:
@@ -151,10 +178,10 @@ def classified(error: KafkaError, what: str) -> MisconfiguredError | RetryableEr
     return kind(f"{what}: {error}")
 
 
-def committed_offset(
+def committed(
     settings: Settings, group: str, topic: str, partition: int, timeout_seconds: float = 10.0
-) -> int | None:
-    """Ask for the offset that a group has committed; None where it has none.
+) -> Committed | None:
+    """Ask for what a group has committed; None where it has nothing.
 
     Raises:
         RetryableError: no answer in time.
@@ -166,11 +193,36 @@ def committed_offset(
         except KafkaException as error:
             what = f"asking for the offset that {group} committed on {topic}[{partition}]"
             raise classified(error.args[0], what) from error
-        return found.offset if found.error is None and found.offset >= 0 else None
+        if found.error is not None or found.offset < 0:
+            return None
+        return as_committed(found)
 
 
-def topic_id(settings: Settings, topic: str, timeout_seconds: float = 10.0) -> str:
-    """Ask for a topic's id: another one under the same name is another topic.
+def commit_metadata(topic_id: str) -> str:
+    """Give the metadata to commit with each offset of a topic.
+
+    With an end of its own: confluent-kafka reads metadata as a C string, which Kafka's is not.
+    """
+    return f"{topic_id}\0" if topic_id else ""
+
+
+def as_committed(place: TopicPartition) -> Committed:
+    """Give what was committed at a place; metadata that is not ours says nothing."""
+    try:
+        metadata = place.metadata or ""
+    except UnicodeDecodeError:
+        metadata = ""
+    return Committed(place.offset, metadata if _TOPIC_ID.fullmatch(metadata) else None)
+
+
+def committed_offset(settings: Settings, group: str, topic: str, partition: int) -> int | None:
+    """Ask for the offset that a group has committed; errors as those of `committed`."""
+    found = committed(settings, group, topic, partition)
+    return None if found is None else found.offset
+
+
+def topic_identity(settings: Settings, topic: str, timeout_seconds: float = 10.0) -> TopicIdentity:
+    """Ask for what a topic is.
 
     Raises:
         RetryableError: no answer in time.
@@ -179,9 +231,15 @@ def topic_id(settings: Settings, topic: str, timeout_seconds: float = 10.0) -> s
     admin = admin_client(settings)  # kept: a client without a name is gone before the answer
     answers = admin.describe_topics(TopicCollection([topic]), request_timeout=timeout_seconds)
     try:
-        return str(answers[topic].result().topic_id)
+        found = answers[topic].result()
     except KafkaException as error:
         raise classified(error.args[0], f"describing {topic}") from error
+    return TopicIdentity(str(found.topic_id), len(found.partitions))
+
+
+def topic_id(settings: Settings, topic: str) -> str:
+    """Ask for a topic's id; errors as those of `topic_identity`."""
+    return topic_identity(settings, topic).topic_id
 
 
 def _common(settings: Settings) -> Config:

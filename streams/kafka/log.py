@@ -7,6 +7,7 @@ cannot be read to its end raises, it never ends early. Safe to use from several 
 
 # ruff: noqa: SLF001 - librdkafka names its own error codes with an underscore
 
+import logging
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing
@@ -16,8 +17,17 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from streams.entry import LogEntry
 from streams.errors import CorruptStateError, RetryableError
-from streams.kafka.client import classified, committed_offset, direct_consumer
+from streams.kafka.client import (
+    Committed,
+    TopicIdentity,
+    classified,
+    committed,
+    direct_consumer,
+    topic_identity,
+)
 from streams.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 # The largest log record is below 10 KB (tests/contract), so a batch stays below 10 MB. Measured,
 # records/s: 183,000 of 5 KB in batches of 500, 118,000 in batches of 5000; 330,000 of 500 bytes.
@@ -98,13 +108,22 @@ class LogReader:
             self._fail(found.error, partition, "an offset was asked for by its time")
         return found.offset if found.offset >= 0 else self.watermarks(partition)[1]
 
-    def committed(self, group: str, partition: int) -> int | None:
-        """Ask for the offset that a consumer group has committed; None where it has none.
+    def committed(self, group: str, partition: int) -> Committed | None:
+        """Ask for what a consumer group has committed; None where it has nothing.
 
         Raises:
             RetryableError: no answer in time.
         """
-        return committed_offset(self._settings, group, self._topic, partition)
+        return committed(self._settings, group, self._topic, partition)
+
+    def identity(self) -> TopicIdentity:
+        """Ask for what the topic is.
+
+        Raises:
+            RetryableError: no answer in time.
+            MisconfiguredError: there is no such topic.
+        """
+        return topic_identity(self._settings, self._topic)
 
     def read_range(
         self, partition: int, low: int, high: int, *, headers: bool = False
@@ -175,14 +194,28 @@ class LogReader:
 
 
 def _entry(message: Message, *, headers: bool) -> LogEntry:
-    found = (message.headers() if headers else None) or ()
+    found = _headers(message) if headers else ()
     return LogEntry(
         _offset(message),
         message.timestamp()[1],
         message.key(),
         message.value(),
-        cast("tuple[tuple[str, bytes | None], ...]", tuple(found)),
+        cast("tuple[tuple[str, bytes | None], ...]", found),
     )
+
+
+def _headers(message: Message) -> tuple[object, ...]:
+    try:
+        return tuple(message.headers() or ())
+    except (SystemError, UnicodeDecodeError):
+        # Kafka takes any bytes as a name; confluent-kafka, like aiokafka, reads UTF-8 only.
+        logger.warning(
+            "%s[%s] %s: a header's name is not UTF-8; the record is taken without its headers",
+            message.topic(),
+            message.partition(),
+            message.offset(),
+        )
+        return ()
 
 
 def _offset(message: Message) -> int:

@@ -36,7 +36,15 @@ from schemas.codec import (
 from schemas.records import LogRecord, MatchSettings
 from schemas.topics import IMAGE_INGESTED, IMAGE_REMOVED, INDEX_LOG, MATCH_ASKED, TOPICS
 from streams.errors import MisconfiguredError, RetryableError
-from streams.kafka.client import admin_client, classified, producer, require_access
+from streams.kafka.client import (
+    Committed,
+    TopicIdentity,
+    admin_client,
+    as_committed,
+    classified,
+    producer,
+    require_access,
+)
 from streams.kafka.log import LogReader
 from streams.settings import Settings
 
@@ -118,11 +126,8 @@ def check(settings: Settings) -> list[str]:
         for topic in topics:
             with closing(LogReader(settings, topic)) as reader:
                 for partition in range(counts.get(topic, 0)):
-                    offset = committed[topic, partition]
-                    low, high = reader.watermarks(partition)
-                    if topic in EXPIRING_TOPICS:
-                        low = 0
-                    problem = _wrong_offset(offset, low, high)
+                    _, high = reader.watermarks(partition)
+                    problem = _wrong_offset(committed[topic, partition], high, reader.identity)
                     if problem:
                         problems.append(f"{group} on {topic}[{partition}]: {problem}")
     return problems
@@ -243,7 +248,7 @@ def _commit_first_offsets(admin: AdminClient, partitions: int) -> tuple[tuple[st
     made = []
     for group, topics in GROUP_TOPICS.items():
         committed = _committed(admin, group, dict.fromkeys(topics, partitions))
-        missing = [place for place, offset in committed.items() if offset is None]
+        missing = [place for place, found in committed.items() if found is None]
         if not missing:
             continue
         offsets = [TopicPartition(topic, partition, 0) for topic, partition in missing]
@@ -335,16 +340,17 @@ def _first_record(reader: LogReader, partition: int, low: int, high: int) -> Log
     return None
 
 
-def _wrong_offset(committed: int | None, low: int, high: int) -> str | None:
+def _wrong_offset(
+    committed: Committed | None, high: int, identity: Callable[[], TopicIdentity]
+) -> str | None:
+    """Say what stops a start. What does not, lost records, the process tells that goes on."""
     if committed is None:
         return f"no committed offset; {CREATE}"
-    if committed > high:
+    if committed.offset > high and committed.topic_id in (None, identity().topic_id):
         return (
-            f"committed {committed}, but the topic ends at {high}: it was truncated or made anew; "
-            "reset the group's offsets when you know which"
+            f"committed {committed.offset}, but the topic ends at {high}: it was truncated; "
+            "reset the group's offsets when you know to where"
         )
-    if committed < low:
-        return f"committed {committed}, but the topic begins at {low}: {low - committed} are lost"
     return None
 
 
@@ -364,8 +370,8 @@ def _partition_counts(admin: AdminClient) -> dict[str, int]:
 
 def _committed(
     admin: AdminClient, group: str, counts: Mapping[str, int]
-) -> dict[tuple[str, int], int | None]:
-    """Give a group's committed offset of each partition, None where there is none."""
+) -> dict[tuple[str, int], Committed | None]:
+    """Give what a group has committed of each partition, None where there is nothing."""
     places = [
         TopicPartition(topic, part) for topic, count in counts.items() for part in range(count)
     ]
@@ -376,7 +382,7 @@ def _committed(
     )
     found = _answer(asked[group], f"reading the committed offsets of {group}").topic_partitions
     return {
-        (place.topic, place.partition): place.offset if place.offset >= 0 else None
+        (place.topic, place.partition): as_committed(place) if place.offset >= 0 else None
         for place in found
     }
 

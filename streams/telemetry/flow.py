@@ -17,7 +17,7 @@ from confluent_kafka import KafkaException
 from confluent_kafka import TopicPartition as Place
 
 from streams.delivery import TopicPartition, Watermarks
-from streams.engine.feed import Stretch
+from streams.engine.feed import LOSSES, Stretch
 from streams.engine.transport import App
 from streams.errors import CheckDedupError
 from streams.kafka.client import direct_consumer
@@ -70,6 +70,10 @@ class Flow:
         self._events = registry.counter(metrics.EVENTS_TOTAL)
         for topic in topics:
             self._events.labels(topic)
+        self._lost = registry.counter(metrics.LOST_RANGES_TOTAL)
+        for topic in topics:
+            for cause in LOSSES:
+                self._lost.labels(topic, cause)
         self._rebalances = registry.counter(metrics.REBALANCES_TOTAL)
         app.on_partitions_assigned.connect(self._on_assigned, weak=False)
         app.on_partitions_revoked.connect(self._on_revoked, weak=False)
@@ -91,6 +95,8 @@ class Flow:
         if known is None or known[0] != stretch.assignment:
             self._times[partition] = deque(maxlen=_TIMES_REMEMBERED)
             self._begun[partition] = (stretch.assignment, stretch.start)
+        if stretch.lost is not None:
+            self._lost.labels(partition.topic, stretch.lost).inc()
         if stretch.entries:
             times = self._times[partition]
             watermark = self.watermark(partition) or 0

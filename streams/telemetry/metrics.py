@@ -189,6 +189,14 @@ ASSIGNED_PARTITIONS: Final = Metric(
     labels=("topic",),
     processes=WORKERS,
 )
+LOST_RANGES_TOTAL: Final = Metric(
+    "check_dedup_lost_ranges_total",
+    "counter",
+    "Times that records of a partition were gone before they were read. expired: the log begins "
+    "above them; made_anew: their topic was deleted and made anew. The process's log says which.",
+    labels=("topic", "cause"),
+    processes=WORKERS,
+)
 REBALANCES_TOTAL: Final = Metric(
     "check_dedup_rebalances_total",
     "counter",

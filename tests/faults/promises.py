@@ -23,6 +23,7 @@ class Promise:
 
 
 _FAULTS: Final = "tests/faults/test_"
+_ODD_LOGS: Final = "tests/integration/test_odd_logs.py"
 
 PROMISES: Final = (
     Promise(
@@ -56,6 +57,54 @@ PROMISES: Final = (
         (
             f"{_FAULTS}processes.py::test_drain_with_events_held",
             f"{_FAULTS}processes.py::test_drain_without_a_broker",
+        ),
+    ),
+    Promise(
+        "A stop commits what it has delivered: nothing is done twice for it",
+        (
+            "tests/integration/test_drain.py::test_what_is_delivered_at_a_stop_is_committed",
+            (
+                "tests/unit/streams/test_hasher.py::"
+                "test_a_drain_ends_what_it_can_and_leaves_what_is_delivered_acknowledged"
+            ),
+        ),
+    ),
+    Promise(
+        "Records that are gone before they were read are named and counted; the rest is processed",
+        (f"{_ODD_LOGS}::test_records_that_expired_before_they_were_read",),
+    ),
+    Promise(
+        "A topic that is made anew is read from its beginning; an index of the old log is kept",
+        (
+            f"{_ODD_LOGS}::test_a_topic_that_is_made_anew_under_a_running_hasher",
+            f"{_ODD_LOGS}::test_an_offset_of_a_topic_that_is_gone_means_nothing",
+            f"{_ODD_LOGS}::test_an_index_log_that_is_made_anew_stops_the_matcher",
+        ),
+    ),
+    Promise(
+        "Where to begin is never guessed: no committed offset, or one beyond the end, is an error",
+        (f"{_ODD_LOGS}::test_no_start_where_nobody_knows_where_to_begin",),
+    ),
+    Promise(
+        "Partitions that are added stop every process, with what to do",
+        (
+            f"{_ODD_LOGS}::test_partitions_that_are_added_stop_the_process",
+            "tests/integration/test_topics.py::test_check",
+        ),
+    ),
+    Promise(
+        "A log record of an unknown version stops the matcher in front of it",
+        (f"{_ODD_LOGS}::test_a_record_of_an_unknown_version_stops_the_matcher",),
+    ),
+    Promise(
+        "A frozen hasher's late append changes nothing",
+        ("tests/unit/index/test_partition.py::test_a_removal_delivered_again_changes_nothing",),
+    ),
+    Promise(
+        "No key, header or transaction marker of another's producer ends a process",
+        (
+            f"{_ODD_LOGS}::test_odd_keys_and_headers_end_nobody",
+            f"{_ODD_LOGS}::test_transaction_markers_are_no_events",
         ),
     ),
     Promise(

@@ -123,6 +123,20 @@ async def test_a_hole_in_the_offsets_holds_nothing_up() -> None:
     assert marks == [9, 10]
 
 
+async def test_what_is_no_event_is_accounted_for() -> None:
+    """Behind the last event there may be offsets that never come; below an unfinished one, none."""
+    marks: list[int] = []
+    window = Window(10, 0, marks.append)
+    await window.enter(0)
+    window.reach(4)
+    assert marks == []
+    window.finish(0)
+    assert marks == [4]
+    window.reach(9)
+    window.reach(7)
+    assert marks == [4, 9]
+
+
 async def test_a_full_window_waits_for_its_oldest_event() -> None:
     """The bound holds: room comes only when the oldest finishes."""
     window = Window(2, 0, lambda _: None)

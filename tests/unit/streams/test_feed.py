@@ -8,12 +8,14 @@ from typing import Any, Self, cast
 import faust
 import pytest
 
-from streams.delivery import TopicPartition
+from schemas.topics import IMAGE_INGESTED, MATCH_ASKED
+from streams.delivery import TopicPartition, Watermarks
 from streams.engine import feed as feed_module
 from streams.engine.feed import Feed, Stretch
 from streams.engine.transport import App
 from streams.entry import LogEntry
 from streams.errors import CorruptStateError, MisconfiguredError, RetryableError
+from streams.kafka.client import Committed, TopicIdentity
 
 TOPIC = "index-log"
 PARTITION = TopicPartition(TOPIC, 0)
@@ -66,10 +68,10 @@ class Stream:
         while (event := await self.queue.get()) is not None:
             yield event
 
-    def deliver(self, *offsets: int, generation: int = 1) -> None:
+    def deliver(self, *offsets: int, generation: int = 1, topic: str = TOPIC) -> None:
         """Deliver the events at these offsets."""
         for offset in offsets:
-            self.queue.put_nowait(Event(Message(offset, generation)))
+            self.queue.put_nowait(Event(Message(offset, generation, topic)))
 
 
 @dataclass
@@ -79,6 +81,9 @@ class Log:
     end: int = 100
     start: int = 0
     committed_offset: int | None = 0
+    committed_of: str | None = None
+    topic_id: str = "id-1"
+    partitions: int = 1
     erased: set[int] = field(default_factory=set)
     failures: int = 0
     reads: list[tuple[int, int]] = field(default_factory=list)
@@ -91,10 +96,16 @@ class Log:
             raise RetryableError("no answer")
         return self.start, self.end
 
-    def committed(self, group: str, partition: int, /) -> int | None:
-        """Give the committed offset."""
+    def committed(self, group: str, partition: int, /) -> Committed | None:
+        """Give what is committed."""
         assert (group, partition) == ("group", 0)
-        return self.committed_offset
+        if self.committed_offset is None:
+            return None
+        return Committed(self.committed_offset, self.committed_of)
+
+    def identity(self) -> TopicIdentity:
+        """Give what the topic is."""
+        return TopicIdentity(self.topic_id, self.partitions)
 
     def read_range(
         self, partition: int, low: int, high: int, /, *, headers: bool
@@ -129,19 +140,39 @@ class Application:
     """What a feed sees of a Faust app."""
 
     def __init__(self) -> None:
-        self.consumer = Consumer({PARTITION, TopicPartition("another", 0)})
+        self.consumer = Consumer({TopicPartition("another", 0)})
         self.consumer_generation_id = 1
         self.assignment: int | None = None
         self.on_partitions_assigned = Assignments()
+        self.watermarks = Watermarks()
+        self.identities: dict[str, str] = {}
+        self.rejoined = asyncio.Event()
+        self.stop_asked = asyncio.Event()
+        self.sought: dict[TopicPartition, int] = {}
         self.conf = type("Conf", (), {"id": "group"})
+
+    @property
+    def is_stopping(self) -> bool:
+        """As the app says."""
+        return self.stop_asked.is_set()
+
+    async def seek(self, partition: TopicPartition, offset: int) -> None:
+        """Note it."""
+        self.sought[partition] = offset
+
+    async def rejoin(self) -> None:
+        """Note it; the test begins the new assignment."""
+        self.rejoined.set()
 
 
 class World:
     """A feed with everything around it."""
 
-    def __init__(self, log: Log) -> None:
+    def __init__(self, log: Log, topic: str = TOPIC) -> None:
         self.app, self.stream, self.log = Application(), Stream(), log
-        self.feed = Feed(cast("App", self.app), TOPIC, log, gather=50)
+        self.partition = TopicPartition(topic, 0)
+        self.app.consumer.assigned.add(self.partition)
+        self.feed = Feed(cast("App", self.app), topic, log, gather=50)
         self.assignments = 0
         self.stretches = aiter(self.feed.stretches(cast("faust.Stream[Any]", self.stream)))
 
@@ -307,10 +338,122 @@ async def test_a_committed_offset_beyond_the_end_is_an_error() -> None:
 async def test_a_committed_offset_below_the_start_begins_at_the_start(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """What retention has taken is gone; it is said how much."""
-    first = await World(Log(start=10, committed_offset=4)).begin()
-    assert first.start == 10
+    """What retention has taken is gone; it is said how much, and committed."""
+    world = World(Log(start=10, committed_offset=4), IMAGE_INGESTED)
+    first = await world.begin()
+    assert (first.start, first.lost) == (10, "expired")
+    assert "offsets 4 to 9 are gone" in caplog.text
     assert "6 records are lost" in caplog.text
+    assert world.app.watermarks.reached(world.partition) == (1, 10)
+
+
+async def test_expired_questions_are_nobodys_loss(caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever asked waits no longer."""
+    first = await World(Log(start=10, committed_offset=4), MATCH_ASKED).begin()
+    assert (first.start, first.lost) == (10, None)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("committed", [4, 0])
+async def test_a_log_without_its_beginning_stops(committed: int) -> None:
+    """Of `index-log` every record counts: an index without some would find less, in silence."""
+    with pytest.raises(CorruptStateError, match=f"offsets {committed} to 9 are gone"):
+        await World(Log(start=10, committed_offset=committed)).begin()
+
+
+async def test_a_beginning_that_moves_past_a_running_feed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A feed that is behind its topic's retention: the same as at a start."""
+    world = World(Log(end=20), IMAGE_INGESTED)
+    await world.begin()
+    world.stream.deliver(0, 1, topic=IMAGE_INGESTED)
+    await world.next()
+    world.log.start = 12
+    world.stream.deliver(14, topic=IMAGE_INGESTED)
+    found = [await world.next() for _ in range(3)]
+    assert [(each.start, offsets(each), each.stop, each.lost) for each in found] == [
+        (12, [], 12, "expired"),
+        (12, [12, 13], 14, None),
+        (14, [14], 15, None),
+    ]
+    assert "offsets 2 to 11 are gone" in caplog.text
+
+
+async def test_a_log_whose_beginning_moves_past_a_running_feed_stops() -> None:
+    """The matcher may not apply what comes behind a gap."""
+    world = World(Log(end=20))
+    await world.begin()
+    world.log.start = 12
+    world.stream.deliver(14)
+    with pytest.raises(CorruptStateError, match="offsets 0 to 11 are gone"):
+        await world.next()
+
+
+async def test_an_offset_of_an_earlier_topic_means_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Also where it lies within the new one, whose first records it would skip."""
+    log = Log(end=9, committed_offset=5, committed_of="id-1", topic_id="id-2")
+    world = World(log, IMAGE_INGESTED)
+    first = await world.begin()
+    assert (first.start, first.lost) == (0, "made_anew")
+    assert "from id id-1 to id-2" in caplog.text
+    assert world.app.watermarks.reached(world.partition) == (1, 0)
+    assert world.app.identities == {IMAGE_INGESTED: "id-2"}
+    assert world.app.sought == {world.partition: 0}
+
+
+async def test_a_topic_that_is_made_anew_under_a_running_feed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The group forms anew; without a committed offset, which went with the topic, it begins."""
+    monkeypatch.setattr(feed_module, "_IDLE_SECONDS", 0.02)
+    world = World(Log(end=3), IMAGE_INGESTED)
+    await world.begin()
+    assert offsets(await world.next()) == [0, 1, 2]
+    world.log.topic_id, world.log.end, world.log.committed_offset = "id-2", 2, None
+    waiting = asyncio.ensure_future(world.next())
+    await asyncio.wait_for(world.app.rejoined.wait(), 5)
+    world.revoke()
+    world.app.assignment = 2
+    await world.app.on_partitions_assigned.handler()
+    first = await waiting
+    assert (first.assignment, first.start, first.lost) == (2, 0, "made_anew")
+    assert offsets(await world.next()) == [0, 1]
+
+
+async def test_an_index_log_that_is_made_anew_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The index on disk may be all that is left of the old one."""
+    monkeypatch.setattr(feed_module, "_IDLE_SECONDS", 0.02)
+    world = World(Log(end=0))
+    await world.begin()
+    world.log.topic_id = "id-2"
+    with pytest.raises(CorruptStateError, match="was deleted and made anew"):
+        await world.next()
+
+
+async def test_partitions_that_are_added_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys are on other partitions from then on."""
+    monkeypatch.setattr(feed_module, "_IDLE_SECONDS", 0.02)
+    world = World(Log(end=0), IMAGE_INGESTED)
+    await world.begin()
+    world.log.partitions = 2
+    with pytest.raises(MisconfiguredError, match="has 2 partitions, had 1"):
+        await world.next()
+
+
+async def test_a_log_that_ends_before_what_was_read_stops(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It was truncated: what comes next would have offsets that were seen already."""
+    monkeypatch.setattr(feed_module, "_IDLE_SECONDS", 0.02)
+    world = World(Log(end=3), IMAGE_INGESTED)
+    await world.begin()
+    await world.next()
+    world.log.end = 2
+    with pytest.raises(CorruptStateError, match="was read up to 3, and ends at 2"):
+        await world.next()
 
 
 async def test_a_stream_that_ends_ends_the_feed() -> None:
@@ -320,6 +463,24 @@ async def test_a_stream_that_ends_ends_the_feed() -> None:
     world.stream.queue.put_nowait(None)
     with pytest.raises(StopAsyncIteration):
         await world.next()
+
+
+async def test_a_feed_gives_nothing_more_once_the_app_stops() -> None:
+    """Not what arrived, nor what of it is left; at once, also where nothing arrives."""
+    world = World(Log(end=9), IMAGE_INGESTED)
+    await world.begin()
+    world.stream.deliver(0, 4, topic=IMAGE_INGESTED)
+    assert offsets(await world.next()) == [0]
+    world.app.stop_asked.set()
+    with pytest.raises(StopAsyncIteration):
+        await world.next()
+    idle = World(Log(end=0), IMAGE_INGESTED)
+    await idle.begin()
+    waiting = asyncio.ensure_future(idle.next())
+    await asyncio.sleep(0)
+    idle.app.stop_asked.set()
+    with pytest.raises(StopAsyncIteration):
+        await waiting
 
 
 async def test_what_came_before_an_offset_is_read_as_far_as_it_exists() -> None:

@@ -31,6 +31,7 @@ class World:
         self.gates: dict[str, asyncio.Event] = {}
         self.watermarks = Watermarks()
         self.broken = False
+        self.delivery: asyncio.Event | None = None
         self.log: dict[TopicPartition, list[LogEntry]] = {}
         keys = count()
         self.hasher = Hasher(
@@ -64,6 +65,8 @@ class World:
     async def deliver(self, records: Collection[Outgoing], /) -> None:
         """Take records, or fail."""
         await asyncio.sleep(0)
+        if self.delivery is not None:
+            await self.delivery.wait()
         if self.broken:
             raise ConnectionError
         self.delivered.extend(records)
@@ -101,6 +104,33 @@ async def test_pictures_complete_in_any_order_and_the_watermark_waits_for_the_ol
     world.gates["slow"].set()
     await world.settle()
     assert world.committable(PICTURES) == 6
+
+
+async def test_a_drain_ends_what_it_can_and_leaves_what_is_delivered_acknowledged() -> None:
+    """Within its time everything; after it what is being delivered, and nothing else."""
+    world = World()
+    await world.hasher.ingest(stretch(PICTURES, picture(4, "a"), picture(5, "b"), picture(6, "c")))
+    await world.settle()
+    draining = asyncio.create_task(world.hasher.drain(5))
+    await world.settle()
+    for name in "abc":
+        world.gates[name].set()
+    await asyncio.wait_for(draining, 1)
+    assert world.committable(PICTURES) == 7
+    assert len(world.delivered) == 3
+
+    world = World()
+    world.delivery = asyncio.Event()
+    await world.hasher.ingest(stretch(PICTURES, picture(4, "delivered"), picture(5, "never")))
+    await world.settle()
+    world.gates["delivered"].set()
+    await world.settle()
+    draining = asyncio.create_task(world.hasher.drain(0.01))
+    await asyncio.sleep(0.05)
+    world.delivery.set()
+    await asyncio.wait_for(draining, 1)
+    assert world.committable(PICTURES) == 5
+    assert (len(world.delivered), world.failures) == (1, [])
 
 
 async def test_a_log_record_names_its_source_and_goes_to_its_workspaces_partition() -> None:

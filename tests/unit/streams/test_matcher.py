@@ -25,6 +25,7 @@ from streams.engine.feed import Stretch
 from streams.entry import LogEntry
 from streams.errors import CorruptStateError, RetryableError
 from streams.index.partition import PartitionIndex
+from streams.kafka.client import Committed, TopicIdentity
 from streams.matcher import Matcher
 from streams.settings import Settings
 
@@ -48,9 +49,13 @@ class MemoryLog:
             raise RetryableError("no answer")
         return self.start, len(self.entries)
 
-    def committed(self, group: str, partition: int, /) -> int | None:
+    def committed(self, group: str, partition: int, /) -> Committed | None:
         """Nobody asks."""
         raise NotImplementedError(group, partition)
+
+    def identity(self) -> TopicIdentity:
+        """Nobody asks."""
+        raise NotImplementedError
 
     def read_range(
         self, partition: int, low: int, high: int, /, *, headers: bool

@@ -1,0 +1,330 @@
+"""What the processes do where a log is not as it should be: the named thing, and they say so.
+
+One system for all: each test begins with all processes at work and leaves them so.
+"""
+
+import os
+import shutil
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import closing
+
+import aiokafka
+import pytest
+from aiokafka import AIOKafkaConsumer
+from aiokafka.structs import OffsetAndMetadata
+from confluent_kafka import (
+    ConsumerGroupTopicPartitions,
+    KafkaError,
+    KafkaException,
+    Producer,
+    TopicPartition,
+)
+from confluent_kafka.admin import NewPartitions, NewTopic  # type: ignore[attr-defined] # its stubs
+
+from deploy.local.broker import Broker
+from deploy.local.client import Client
+from deploy.local.stack import COMMAND, Member, Stack, without_settings
+from schemas.codec import encode_json
+from schemas.records import ImageIngested
+from schemas.topics import IMAGE_INGESTED, IMAGE_REMOVED, INDEX_LOG, TOPICS
+from streams.kafka.client import Committed, admin_client, commit_metadata, committed, topic_id
+from streams.kafka.log import LogReader
+from streams.kafka.topics import HASHER_GROUP, MATCHER_GROUP
+from streams.telemetry.scrape import Scrape
+from tests.integration.pictures import copy_file, photograph_file
+
+WAIT_SECONDS = 60.0
+ANSWER_SECONDS = 30.0
+SETTINGS = {
+    "CHECK_DEDUP_PARTITIONS": "1",
+    "CHECK_DEDUP_DECODE_PROCESSES": "1",
+    "CHECK_DEDUP_SESSION_TIMEOUT_SECONDS": "6",
+}
+LAST_LINES = 3
+LOST = "check_dedup_lost_ranges_total"
+
+
+class System:
+    """A hasher, a matcher, and one who publishes."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.stack = stack
+        self.hasher, self.matcher = stack.members
+        self.admin = admin_client(stack.settings)
+        self.client = Client(stack.settings)
+
+    def begin(self) -> None:
+        """Have everything at work, on new topics where the old ones are not sound."""
+        if "all topics are as declared" not in self.stack.try_command("topics", "check").stdout:
+            self.start_over()
+        self.stack.start()
+        self.stack.await_ready()
+
+    def start_over(self) -> None:
+        """Stop all, and forget all that is in Kafka and on disk."""
+        for member in self.stack.members:
+            self.stop(member)
+        ours = [name for name in self.client._consumer.list_topics().topics if name in TOPICS]
+        for future in self.admin.delete_topics(ours).values():
+            future.result(ANSWER_SECONDS)
+        for group in (HASHER_GROUP, MATCHER_GROUP):
+            self.forget(group)
+        shutil.rmtree(self.stack.directory / "data" / self.matcher.name)
+        self.stack.command("topics", "create")
+        self.client = Client(self.stack.settings)
+
+    def stop(self, member: Member) -> None:
+        """Stop one process, where it runs."""
+        if (process := member.process()) is not None:
+            process.terminate()
+            assert member.wait(WAIT_SECONDS) is not None
+
+    def end_of(self, member: Member) -> str:
+        """Wait for a process to end by an error; give what it said at last."""
+        assert member.wait(WAIT_SECONDS) == 1, member.log_tail()
+        return "".join(member.log.read_text().splitlines(keepends=True)[-LAST_LINES:])
+
+    def publish(self, *contents: bytes) -> list[str]:
+        """Publish pictures inline; give their ids."""
+        events = [ImageIngested("w", uuid.uuid4().hex, content=content) for content in contents]
+        self.client.ingest(*events)
+        return [event.image_id for event in events]
+
+    def await_ended(self, *image_ids: str) -> None:
+        """Wait until each picture has an outcome or a dead letter."""
+        assert self.client.wait(
+            lambda: all(self.client.ended(image_id) for image_id in image_ids),
+            WAIT_SECONDS,
+            meanwhile=self.stack.require_alive,
+        ), [self.hasher.log_tail(), self.matcher.log_tail()]
+
+    def await_true(self, holds: Callable[[], bool]) -> None:
+        """Wait for a condition."""
+        deadline = time.monotonic() + WAIT_SECONDS
+        while not holds():
+            assert time.monotonic() < deadline, [m.log_tail() for m in self.stack.members]
+            time.sleep(0.1)
+
+    def committed(self, topic: str = IMAGE_INGESTED, group: str = HASHER_GROUP) -> Committed | None:
+        """Ask for what is committed."""
+        return committed(self.stack.settings, group, topic, 0)
+
+    def commit(self, group: str, topic: str, offset: int) -> None:
+        """Commit for a group without members, as an operator does."""
+
+        def done() -> bool:
+            place = TopicPartition(topic, 0, offset)
+            request = ConsumerGroupTopicPartitions(group, [place])
+            asked = self.admin.alter_consumer_group_offsets([request])[group]
+            return asked.result(ANSWER_SECONDS).topic_partitions[0].error is None
+
+        self.await_true(done)
+
+    def forget(self, group: str) -> None:
+        """Delete a group without members, with all that it committed."""
+
+        def done() -> bool:
+            try:
+                self.admin.delete_consumer_groups([group])[group].result(ANSWER_SECONDS)
+            except KafkaException as error:
+                return bool(error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND)
+            return True
+
+        self.await_true(done)
+
+    def make_anew(self, topic: str) -> None:
+        """Delete a topic, and make another one of its name."""
+        self.admin.delete_topics([topic])[topic].result(ANSWER_SECONDS)
+        made = NewTopic(topic, 1, 1, config=TOPICS[topic].config())
+        # Kafka deletes in the background for a moment.
+        self.await_true(lambda: topic not in self.client._consumer.list_topics().topics)
+        self.admin.create_topics([made])[topic].result(ANSWER_SECONDS)
+
+    def lost(self, topic: str, cause: str) -> float:
+        """Read how often the hasher counted a loss."""
+        return Scrape.of(self.hasher.metrics_url).total(LOST, topic=topic, cause=cause)
+
+
+@pytest.fixture(scope="module")
+def stack(own_broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """Give a stack that is not started."""
+    found = Stack(
+        tmp_path_factory.mktemp("stack"),
+        broker=own_broker,
+        settings=SETTINGS,
+        environment=without_settings(os.environ),
+    )
+    found.command("topics", "create")
+    # Dynamic members: what stops has left its group at once.
+    found._members = [
+        found.member(f"{role}-1", [str(COMMAND), role], {"CHECK_DEDUP_INSTANCE_ID": ""})
+        for role in ("hasher", "matcher")
+    ]
+    try:
+        yield found
+    finally:
+        found.stop()
+
+
+@pytest.fixture
+def system(stack: Stack) -> System:
+    """Give the system, at work."""
+    found = System(stack)
+    found.begin()
+    return found
+
+
+def test_odd_keys_and_headers_end_nobody(system: System) -> None:
+    """A header's name that is not UTF-8, one without a value, an empty key, no key.
+
+    librdkafka sends them all. The event is processed or a dead letter, and so is the next one.
+    """
+    odd = uuid.uuid4().hex
+    value = encode_json(ImageIngested("w", odd, content=photograph_file(1)))
+    headers = (b"-H", b"name\xff\xfe=1", b"-H", b"null", b"-H", b"empty=")
+    to = (b"-P", b"-b", system.stack.bootstrap.encode(), b"-t", IMAGE_INGESTED.encode())
+    command = [b"kcat", *to, b"-k", odd.encode(), *headers]
+    subprocess.run(command, input=value, check=True, timeout=ANSWER_SECONDS)
+    system.client.send(
+        (IMAGE_INGESTED, b"", value, ()),
+        (IMAGE_INGESTED, None, value, ()),
+        (IMAGE_INGESTED, odd.encode(), value, (("null", None), ("empty", b""))),
+    )
+    system.await_ended(odd, *system.publish(photograph_file(2)))
+    assert len({record.same for record in system.client.outcomes(odd)}) == 1
+    letters = [each for each in system.client.dead_letters() if each.value == value]
+    assert [(each.key, each.header("dlq-reason")) for each in letters] == [
+        (b"", "key_missing"),
+        (None, "key_missing"),
+    ]
+
+
+def test_transaction_markers_are_no_events(system: System) -> None:
+    """A producer with transactions leaves offsets that nobody is given; they are passed over."""
+    producer = Producer(
+        {"bootstrap.servers": system.stack.bootstrap, "transactional.id": uuid.uuid4().hex}
+    )
+    producer.init_transactions(ANSWER_SECONDS)
+    producer.begin_transaction()
+    event = ImageIngested("w", uuid.uuid4().hex, content=photograph_file(3))
+    producer.produce(IMAGE_INGESTED, encode_json(event), event.image_id.encode())
+    producer.commit_transaction(ANSWER_SECONDS)
+    system.await_ended(event.image_id)
+    with closing(LogReader(system.stack.settings, IMAGE_INGESTED)) as reader:
+        _, end = reader.watermarks(0)
+    system.await_true(lambda: (found := system.committed()) is not None and found.offset == end)
+
+
+def test_a_topic_that_is_made_anew_under_a_running_hasher(system: System) -> None:
+    """Its offsets begin again: the hasher says so, counts it, and reads it from its beginning."""
+    system.await_ended(*system.publish(*map(photograph_file, range(10, 15))))
+    process, before = system.hasher.process(), system.lost(IMAGE_INGESTED, "made_anew")
+    system.make_anew(IMAGE_INGESTED)
+    system.await_ended(*system.publish(photograph_file(20), photograph_file(21)))
+    assert system.hasher.process() == process
+    assert system.lost(IMAGE_INGESTED, "made_anew") == before + 1
+    said = system.hasher.log.read_text()
+    assert "image-ingested[0]: its topic was deleted and made anew" in said
+    now = topic_id(system.stack.settings, IMAGE_INGESTED)
+    system.await_true(lambda: system.committed() == Committed(2, now))
+
+
+async def test_an_offset_of_a_topic_that_is_gone_means_nothing(system: System) -> None:
+    """A commit that comes after the topic was made anew hides none of its records."""
+    before = topic_id(system.stack.settings, IMAGE_INGESTED)
+    system.stop(system.hasher)
+    system.make_anew(IMAGE_INGESTED)
+    events = system.publish(*map(photograph_file, range(30, 33)))
+    late = AIOKafkaConsumer(bootstrap_servers=system.stack.bootstrap, group_id=HASHER_GROUP)
+    await late.start()
+    place = aiokafka.TopicPartition(IMAGE_INGESTED, 0)
+    late.assign([place])
+    await late.commit({place: OffsetAndMetadata(2, commit_metadata(before))})
+    await late.stop()
+    assert system.committed() == Committed(2, before)
+    system.hasher.start()
+    system.await_ended(*events)
+    assert system.lost(IMAGE_INGESTED, "made_anew") == 1
+
+
+def test_records_that_expired_before_they_were_read(system: System) -> None:
+    """It is said which, and counted; the hasher starts all the same, and goes on with the rest."""
+    system.await_ended(*system.publish(photograph_file(40)))
+    system.stop(system.hasher)
+    events = system.publish(*map(photograph_file, range(41, 45)))
+    with closing(LogReader(system.stack.settings, IMAGE_INGESTED)) as reader:
+        _, end = reader.watermarks(0)
+    place = TopicPartition(IMAGE_INGESTED, 0, end - 2)
+    for future in system.admin.delete_records([place]).values():
+        future.result(ANSWER_SECONDS)
+    assert "all topics are as declared" in system.stack.command("topics", "check")
+    system.hasher.start()
+    system.await_ended(*events[2:])
+    assert system.lost(IMAGE_INGESTED, "expired") == 1
+    assert f"offsets {end - 4} to {end - 3} are gone" in system.hasher.log.read_text()
+    assert not any(map(system.client.ended, events[:2]))
+
+
+def test_no_start_where_nobody_knows_where_to_begin(system: System) -> None:
+    """No committed offset, and one beyond the log's end: an error with its repair, no guess."""
+    system.await_ended(*system.publish(photograph_file(50)))
+    for member in system.stack.members:
+        system.stop(member)
+    found = system.committed(INDEX_LOG, MATCHER_GROUP)
+    assert found is not None
+    system.commit(MATCHER_GROUP, INDEX_LOG, found.offset + 100)
+    system.matcher.start()
+    said = system.end_of(system.matcher)
+    assert f"committed {found.offset + 100}, but the topic ends at {found.offset}" in said
+    system.commit(MATCHER_GROUP, INDEX_LOG, found.offset)
+    system.forget(HASHER_GROUP)
+    system.hasher.start()
+    assert "no committed offset; run check-dedup topics create" in system.end_of(system.hasher)
+
+
+def test_an_index_log_that_is_made_anew_stops_the_matcher(system: System) -> None:
+    """The index may be all that is left of the old one; the next start makes one of the new log."""
+    (original,) = system.publish(photograph_file(60))
+    system.await_ended(original)
+    system.stop(system.hasher)
+    system.make_anew(INDEX_LOG)
+    assert "index-log was deleted and made anew" in system.end_of(system.matcher)
+    assert (system.stack.directory / "data" / system.matcher.name / "partition-0").is_dir()
+    system.await_true(lambda: system.stack.try_command("topics", "create").returncode == 0)
+    system.hasher.start()
+    system.matcher.start()
+    copy, again = system.publish(copy_file(60), photograph_file(60))
+    system.await_ended(copy, again)
+    assert system.client.outcomes(copy)[0].outcome().match is False
+    assert system.client.outcomes(again)[0].outcome().match is True
+
+
+def test_a_record_of_an_unknown_version_stops_the_matcher(system: System) -> None:
+    """It names the offset, and answers nothing that comes behind it, at any start."""
+    system.await_ended(*system.publish(photograph_file(70)))
+    record = b"\x82\xa4type\xa7removed\xaerecord_version\x63"  # MessagePack; version 99
+    ((_, offset),) = system.client.send((INDEX_LOG, uuid.uuid4().bytes, record, ()))
+    (behind,) = system.publish(photograph_file(71))
+    for again in (True, False):
+        said = system.end_of(system.matcher)
+        assert f"index-log partition 0 offset {offset}: " in said
+        assert "upgrade the matcher" in said
+        if again:
+            system.matcher.start()
+    found = system.committed(INDEX_LOG, MATCHER_GROUP)
+    assert found is not None
+    assert found.offset <= offset
+    assert not system.client.ended(behind)
+    system.start_over()
+
+
+def test_partitions_that_are_added_stop_the_process(system: System) -> None:
+    """Keys would be on other partitions than before; the next start says what to do."""
+    future = system.admin.create_partitions([NewPartitions(IMAGE_REMOVED, 2)])[IMAGE_REMOVED]
+    future.result(ANSWER_SECONDS)
+    assert "image-removed: has 2 partitions, had 1" in system.end_of(system.hasher)
+    system.hasher.start()
+    assert "has 2 partitions, CHECK_DEDUP_PARTITIONS says 1" in system.end_of(system.hasher)
