@@ -13,7 +13,7 @@ photographs have 9.9 views on average, at most 16.
 
 Beside its views a picture *asks* with the codes of further windows, also turned by a few degrees,
 which the index does not hold (`agents.windows`): they cost a search nobody's memory. The last
-code asked with is the mirror image's.
+three codes asked with are the mirror image's.
 
 Chosen from 146 windows and 64 turned ones on 150 BSDS500 photographs. Share in % of copies that
 meet their original within radius 10, both directions averaged, frames left out (cut at random: up
@@ -24,6 +24,9 @@ to 20 % of each side; corner: 5 to 25 % of two sides that meet; stickers: 1,200 
     stored before            100  100          100  100  100         50      31       95        99
     stored and asked now     100   97          100  100  100         81      79       99       100
     all 210                  100  100          100  100  100        100     100      100       100
+
+Cutting two opposite sides by 12.5 or 16.7 % makes the square of a 4:3 or 3:2 photograph: with the
+last four plain windows 96-100 % of such copies meet their original, 39-86 % did without.
 
 What hides part of a picture is met by halves: a sticker of 30 % of the shorter side leaves one of
 the four free nearly always, windows of 65 % in 95 % only.

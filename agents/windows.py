@@ -59,6 +59,15 @@ def _three_sides(*cuts: float) -> tuple[Cuts, ...]:
     )
 
 
+def _opposite_sides(*cuts: float) -> tuple[Cuts, ...]:
+    """Cut left and right, or top and bottom, as for the square of a social network."""
+    return tuple(
+        (cut * across, cut * (1 - across), cut * across, cut * (1 - across))
+        for cut in cuts
+        for across in (1, 0)
+    )
+
+
 def _all_sides(*cuts: float) -> tuple[Cuts, ...]:
     return tuple((cut, cut, cut, cut) for cut in cuts)
 
@@ -77,6 +86,7 @@ ASKED: Final[tuple[Cuts, ...]] = (
     *_sides(0.15, 0.25, 0.33, 0.4),
     *_corners(0.1, 0.15, 0.22),
     *_three_sides(0.15),
+    *_opposite_sides(0.14, 0.19),
     *_all_sides(0.05, 0.14, 0.25),
 )
 # Where a frame is taken for the picture, it may not be one (the lit part of a dark photograph looks
@@ -86,6 +96,7 @@ STORED_BESIDE_A_FRAME: Final = ("middle 80", "middle 64", "lower half", "left ha
 ASKED_BESIDE_A_FRAME: Final[tuple[Cuts, ...]] = (
     *_sides(0.15, 0.25),
     *_corners(0.15),
+    *_opposite_sides(0.17),
     *_all_sides(0.05, 0.14, 0.25),
 )
 # Up to 2 degrees the plain codes meet.
@@ -95,6 +106,8 @@ TURNED: Final[dict[float, tuple[Cuts, ...]]] = {
     3.0: _all_sides(0.15),
     5.0: _all_sides(0.12),
 }
+# Crops of up to 10 % are mirrored too.
+MIRRORED: Final = _all_sides(0.0, 0.05, 0.1)
 
 _SIDE: Final = 96
 _SAMPLES: Final = 4 * CODE_SIDE
@@ -131,7 +144,7 @@ def asked_windows(size: tuple[int, int], frame: Rectangle) -> list[Window]:
     whole = (0, 0, *size)
     if frame != whole:
         windows += _windows(whole, ASKED_BESIDE_A_FRAME)
-    return [*windows, Window(frame, mirrored=True)]
+    return windows + [Window(window(frame, cuts), mirrored=True) for cuts in MIRRORED]
 
 
 def asked_codes(luma: Image.Image, frame: Rectangle) -> bytes:
@@ -142,7 +155,7 @@ def asked_codes(luma: Image.Image, frame: Rectangle) -> bytes:
     if frame != whole:
         codes += _codes(_small(luma), _aspect(whole), ASKED_BESIDE_A_FRAME)
     mirrored = np.asarray(small)[:, ::-1].astype(np.float64)
-    return codes + _projection(_all_sides(0.0)).codes(mirrored)
+    return codes + _projection(MIRRORED).codes(mirrored)
 
 
 def _windows(frame: Rectangle, asked: tuple[Cuts, ...]) -> list[Window]:

@@ -133,7 +133,7 @@ class Fingerprint(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults
     asked: Annotated[
         bytes,
         Meta(
-            max_length=8 * 80,
+            max_length=8 * 96,
             description="Codes of further windows, 8 bytes each, in the version's fixed order: "
             "the picture asks with them too, the index does not hold them.",
         ),

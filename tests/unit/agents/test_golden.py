@@ -19,16 +19,16 @@ from schemas.records import Fingerprint
 from tests.unit.agents.pictures import written
 
 GOLDEN = {
-    "bordered": "4b85aa73acbafbc4",
-    "captioned": "790665226f18d8d9",
-    "colour": "a586bd406cb4deef",
+    "bordered": "3924806062098244",
+    "captioned": "0a865af03e15625e",
+    "colour": "e1f569599d017778",
     "flat": "8da0ee8bb4fdb157",
-    "jpeg": "1f8c3f1de4d5363f",
-    "large": "1086db8b4ccc2c9d",
-    "plain": "4e5124645eeb1a0f",
-    "tall": "a1f4b9305708139e",
+    "jpeg": "3017910105a29c1d",
+    "large": "927a33acd6ec86d3",
+    "plain": "7ac3e7443c885cb2",
+    "tall": "3b5c4e08ae94d075",
     "tiny": "d1ee9457ff709240",
-    "transparent": "cb43696f32009bb6",
+    "transparent": "39810cd13d77ab22",
 }
 
 

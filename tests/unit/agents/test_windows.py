@@ -5,9 +5,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from agents.windows import STORED, Window, asked_codes, asked_windows, window
-from tests.unit.agents.pictures import shipped
+from agents.decide import asked_codes as codes_asked_with
+from agents.decode import DecodeLimits
+from agents.fingerprint import fingerprint
+from agents.windows import STORED, Cuts, Window, asked_codes, asked_windows, window
+from schemas.records import Fingerprint
+from tests.unit.agents.pictures import shipped, written
 
+# Of the others, bricks are all texture, and the rocket's lit part is taken for a frame.
+SCENES = ("astronaut", "coffee", "cat", "camera")
 PHOTOGRAPHS = ("astronaut", "coffee", "cat", "rocket", "camera", "brick")
 
 
@@ -20,6 +26,18 @@ def asked(picture: Image.Image, frame: tuple[int, int, int, int]) -> list[tuple[
     """Each code with what it is the code of."""
     codes = np.frombuffer(asked_codes(picture, frame), ">u8").tolist()
     return list(zip(codes, asked_windows(picture.size, frame), strict=True))
+
+
+def nearest(asking: Image.Image, held: Image.Image) -> int:
+    """How near any code that the one asks with is to any that the index holds of the other."""
+    newer, older = (
+        fingerprint(written(picture), DecodeLimits(pixels=10_000_000)) for picture in (asking, held)
+    )
+    assert isinstance(newer, Fingerprint)
+    assert isinstance(older, Fingerprint)
+    codes = np.frombuffer(b"".join(codes_asked_with(newer)), ">u8")
+    views = np.frombuffer(b"".join(view.code for view in older.views), ">u8")
+    return int(np.bitwise_count(codes[:, None] ^ views).min())
 
 
 def imagehash_of(picture: Image.Image, of: Window) -> int:
@@ -54,7 +72,7 @@ def test_windows_of_the_whole_are_asked_beside_a_frame() -> None:
     assert window(frame, (0.05, 0.05, 0.05, 0.05)) in windows
     assert window((0, 0, 384, 256), (0.05, 0.05, 0.05, 0.05)) in windows
     plain = asked_windows(picture.size, (0, 0, 384, 256))
-    assert len(plain) < len(windows) <= 80
+    assert len(plain) < len(windows) <= 96
 
 
 def test_some_stored_window_is_free_of_whatever_lies_in_a_corner_or_at_a_side() -> None:
@@ -72,8 +90,33 @@ def test_some_stored_window_is_free_of_whatever_lies_in_a_corner_or_at_a_side() 
         )
 
 
+def crops(picture: Image.Image, cuts: Cuts) -> Image.Image:
+    """What is left of a picture."""
+    return picture.crop(window((0, 0, *picture.size), cuts))
+
+
+@pytest.mark.parametrize("name", SCENES)
+@pytest.mark.parametrize("cuts", [(0.125, 0, 0.125, 0), (0.167, 0, 0.167, 0), (0, 0.167, 0, 0.167)])
+def test_a_square_cut_from_a_picture_meets_it(name: str, cuts: Cuts) -> None:
+    """Of 4:3 and 3:2, whichever comes first: the smaller asks, or the larger does."""
+    picture = luma(name)
+    square = crops(picture, cuts)
+    assert nearest(square, picture) <= 10
+    assert nearest(picture, square) <= 10
+
+
+@pytest.mark.parametrize("name", SCENES)
+@pytest.mark.parametrize("cut", [0.05, 0.1])
+def test_a_mirrored_crop_meets_its_picture(name: str, cut: float) -> None:
+    """Whichever comes first."""
+    picture = luma(name)
+    crop = crops(picture, (cut,) * 4).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    assert nearest(crop, picture) <= 10
+    assert nearest(picture, crop) <= 10
+
+
 @pytest.mark.parametrize("size", [(16, 16), (16, 1024), (1024, 16)])
 def test_any_shape_gives_all_codes(size: tuple[int, int]) -> None:
     """Small and extremely long pictures, too."""
     noise = np.random.default_rng(2).integers(0, 256, size[::-1]).astype(np.uint8)
-    assert len(asked(Image.fromarray(noise), (0, 0, *size))) == 40
+    assert len(asked(Image.fromarray(noise), (0, 0, *size))) == 46
