@@ -6,11 +6,16 @@ everything is delivered and applied. Only watermarks are ever committed to a con
 """
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from streams import failpoints
+
+# Noted of one partition above its watermark, where events are parked: 5 MB, and what is done again
+# after a crash. Five days of the capacity that is promised.
+_SPAN_EVENTS: Final = 50_000
 
 
 class TopicPartition(NamedTuple):
@@ -98,8 +103,9 @@ class Watermarks:
 class Window:
     """The events of one partition that are in work, completing in any order.
 
-    Bounded: `enter` waits while the oldest unfinished event is `size` events behind. The
-    watermark is the lowest offset that is not finished.
+    Bounded: `enter` waits while the oldest unfinished event is `size` events behind. Where that one
+    is parked, noted and not in work, only the events in work are bounded by `size`. The watermark
+    is the lowest offset that is not finished.
     """
 
     def __init__(self, size: int, start: int, advance: Callable[[int], None]) -> None:
@@ -108,25 +114,60 @@ class Window:
         self._advance = advance
         self._next = start
         self._watermark = start
-        self._finished: dict[int, bool] = {}
+        # Its first entry is asked for again and again, for which a dict scans what was deleted.
+        self._finished: OrderedDict[int, bool] = OrderedDict()
+        self._working = 0
+        self._parked = 0
         self._abandoned = False
         self._room = asyncio.Event()
         self._room.set()
 
     def __len__(self) -> int:
-        """Count the events that entered and lie at or above the watermark."""
-        return len(self._finished)
+        """Count the events that are in work."""
+        return self._working
+
+    @property
+    def parked(self) -> int:
+        """Count the events that are noted and not in work."""
+        return self._parked
 
     async def enter(self, offset: int) -> bool:
         """Admit the event at `offset` (offsets ascend, and may skip); False once abandoned."""
-        while len(self._finished) >= self._size and not self._abandoned:
-            self._room.clear()
-            await self._room.wait()
+        while self._is_full() and not self._abandoned:
+            await self._wait()
         if self._abandoned:
             return False
+        self._working += 1
         self._finished[offset] = False
         self._next = offset + 1
         return True
+
+    def park(self, offset: int) -> bool:
+        """Note the event at `offset`, for `unpark` later; False where no more can be noted."""
+        if len(self._finished) >= _SPAN_EVENTS or self._abandoned:
+            return False
+        self._parked += 1
+        self._finished[offset] = False
+        self._next = offset + 1
+        return True
+
+    async def unpark(self) -> bool:
+        """Admit an event that was parked; False once abandoned."""
+        while self._working >= self._size and not self._abandoned:
+            await self._wait()
+        if self._abandoned:
+            return False
+        self._parked -= 1
+        self._working += 1
+        return True
+
+    def _is_full(self) -> bool:
+        most = _SPAN_EVENTS if self._parked else self._size
+        return self._working >= self._size or len(self._finished) >= most
+
+    async def _wait(self) -> None:
+        self._room.clear()
+        await self._room.wait()
 
     def reach(self, offset: int) -> None:
         """Account for what lies below `offset` and is no event: markers, lost records."""
@@ -141,6 +182,7 @@ class Window:
     def finish(self, offset: int) -> None:
         """Mark an event as delivered and applied."""
         self._finished[offset] = True
+        self._working -= 1
         while self._finished and self._finished[next(iter(self._finished))]:
             del self._finished[next(iter(self._finished))]
         self._room.set()

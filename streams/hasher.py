@@ -55,6 +55,7 @@ from streams.kafka.log import LogReader
 from streams.kafka.partitioner import partition_of
 from streams.kafka.producer import DeliveringProducer
 from streams.kafka.topics import HASHER_GROUP, LOG_CONTENT_TYPE
+from streams.parking import Parked, WindowShares
 from streams.settings import Settings
 from streams.telemetry import metrics
 from streams.telemetry.delivery import CountedDelivery
@@ -75,7 +76,12 @@ _DRAIN_SECONDS = 5.0
 # host are to be many before they hold up others, so the bytes bound them and not their number.
 _EVENT_BYTES = 8 * 1024
 
+# Between two looks whether there is room for what is parked; and how much of a share is worth it.
+_UNPARK_SECONDS = 0.5
+_WORTH_READING = 0.25
+
 ReadBefore = Callable[[TopicPartition, int, int], Awaitable[Sequence[LogEntry]]]
+ReadAgain = Callable[[TopicPartition, Sequence[int]], Awaitable[tuple[Sequence[LogEntry], int]]]
 
 
 def run_hasher(settings: Settings) -> Never:
@@ -108,6 +114,7 @@ def run_hasher(settings: Settings) -> Never:
     hasher = Hasher(
         settings,
         read_before=read_before,
+        read_again=pictures.again,
         fetch=timed_fetch(fetcher.fetch, steps),
         hash_picture=hash_picture,
         deliver=CountedDelivery(DeliveringProducer(settings), telemetry.registry, steps, sources),
@@ -116,6 +123,7 @@ def run_hasher(settings: Settings) -> Never:
         fail=die,
     )
     telemetry.registry.computed(metrics.IN_WORK_EVENTS, lambda: hasher.in_work)
+    telemetry.registry.computed(metrics.PARKED_EVENTS, lambda: hasher.parked)
     flow.watch(settings)
 
     async def hash_images(stream: faust.Stream[Any]) -> None:
@@ -166,6 +174,7 @@ class Hasher:
         settings: Settings,
         *,
         read_before: ReadBefore,
+        read_again: ReadAgain,
         fetch: Fetch,
         hash_picture: HashPicture,
         deliver: Deliver,
@@ -176,6 +185,7 @@ class Hasher:
         """Take the parts; `new_key` gives a key that no log record had before."""
         self._settings = settings
         self._read_before = read_before
+        self._read_again = read_again
         self._fetch = fetch
         self._hash_picture = hash_picture
         self._deliver = deliver
@@ -183,7 +193,12 @@ class Hasher:
         self._new_key = new_key
         self._fail = fail
         self._in_work = Budget(_IN_WORK_BYTES)
+        window_bytes = min(_IN_WORK_BYTES, settings.window_size * _EVENT_BYTES)
+        self._share_bytes = window_bytes * settings.fetch_share_percent // 100
+        self._shares = WindowShares(self._share_bytes)
         self._windows: dict[TopicPartition, tuple[int, Window]] = {}
+        self._parked: dict[TopicPartition, Parked] = {}
+        self._unparking: set[asyncio.Task[None]] = set()
         self._work: dict[TopicPartition, set[asyncio.Task[None]]] = {}
         self._delivering: set[asyncio.Task[None]] = set()
         self._circuits: dict[TopicPartition, tuple[int, Circuit]] = {}
@@ -193,6 +208,11 @@ class Hasher:
         """Pictures taken in and not finished; in any thread, hence the copy."""
         return sum(len(window) for _, window in list(self._windows.values()))
 
+    @property
+    def parked(self) -> int:
+        """Pictures that wait for room in the shares of the window; as the above."""
+        return sum(window.parked for _, window in list(self._windows.values()))
+
     async def ingest(self, stretch: Stretch) -> None:
         """Begin work on a stretch of `image-ingested`; waits only where the window is full.
 
@@ -201,22 +221,97 @@ class Hasher:
         """
         window = self._window(stretch)
         circuit = await self._circuit(stretch)
-        tasks = self._work.setdefault(stretch.partition, set())
         for entry in stretch.entries:
-            if not await window.enter(entry.offset):
-                return
-            size_bytes = max(len(entry.value or b""), _EVENT_BYTES)
-            await self._in_work.take(size_bytes)
             event = decode_image_ingested(entry.key, entry.value)
             if not circuit.admits(readable=not isinstance(event, Rejection)):
+                self._abandon_parked()
                 while work := set().union(*self._work.values()):
                     await asyncio.wait(work)
                 raise _poisoned(stretch.partition, entry.offset, circuit)
-            task = asyncio.create_task(self._picture(stretch.partition, entry, event, window))
-            task.add_done_callback(partial(self._in_work.give_back, size_bytes))
-            tasks.add(task)
-            task.add_done_callback(partial(self._done, tasks))
+            size_bytes, workspace = _size_bytes(entry), _fetches_for(event)
+            if (
+                workspace is not None
+                and not self._has_room(stretch.partition, workspace, size_bytes)
+                and window.park(entry.offset)
+            ):
+                self._park(stretch.partition, entry.offset, workspace, window)
+            elif await window.enter(entry.offset):
+                await self._begin(stretch.partition, entry, event, window)
+            else:
+                return
         window.reach(stretch.stop)
+
+    async def _begin(
+        self,
+        partition: TopicPartition,
+        entry: LogEntry,
+        event: ImageIngested | Rejection,
+        window: Window,
+    ) -> None:
+        """Begin work on an event that the window has admitted."""
+        size_bytes, workspace = _size_bytes(entry), _fetches_for(event)
+        await self._in_work.take(size_bytes)
+        task = asyncio.create_task(self._picture(partition, entry, event, window))
+        task.add_done_callback(partial(self._in_work.give_back, size_bytes))
+        if workspace is not None:
+            self._shares.take(workspace, size_bytes)
+            task.add_done_callback(partial(self._shares.give_back, workspace, size_bytes))
+        tasks = self._work.setdefault(partition, set())
+        tasks.add(task)
+        task.add_done_callback(partial(self._done, tasks))
+
+    def _has_room(self, partition: TopicPartition, workspace: str, size_bytes: int) -> bool:
+        parked = self._parked.get(partition)
+        if parked is not None and workspace in parked:
+            return False
+        return self._shares.fits(workspace, size_bytes)
+
+    def _park(self, partition: TopicPartition, offset: int, workspace: str, window: Window) -> None:
+        """Remember an event of a workspace that has its share; see to it that its turn comes."""
+        parked = self._parked.get(partition)
+        if parked is None:
+            parked = self._parked[partition] = Parked()
+            task = asyncio.create_task(self._unpark(partition, parked, window))
+            self._unparking.add(task)
+            task.add_done_callback(partial(self._done, self._unparking))
+        if workspace not in parked:
+            logger.warning(
+                "%s %d: workspace %r has its share of the window; from here on its pictures wait, "
+                "and others' go on",
+                partition,
+                offset,
+                workspace,
+            )
+        parked.add(workspace, offset)
+
+    async def _unpark(self, partition: TopicPartition, parked: Parked, window: Window) -> None:
+        """Take parked events into work as there is room for them, until there are none."""
+        while parked.waiting():
+            await asyncio.sleep(_UNPARK_SECONDS)
+            for workspace in parked.waiting():
+                room_bytes = self._shares.room_bytes(workspace)
+                if room_bytes < self._share_bytes * _WORTH_READING:
+                    continue
+                offsets = parked.first(workspace, max(1, room_bytes // _EVENT_BYTES))
+                entries, reached = await self._read_again(partition, offsets)
+                found = {entry.offset: entry for entry in entries}
+                for offset in offsets:
+                    entry = found.get(offset)
+                    if offset >= reached or (
+                        entry is not None and not self._shares.fits(workspace, _size_bytes(entry))
+                    ):
+                        break
+                    if not await window.unpark():
+                        return
+                    parked.take(workspace)
+                    if entry is None:
+                        logger.critical("%s %d: gone before it was processed", partition, offset)
+                        window.finish(offset)
+                    else:
+                        event = decode_image_ingested(entry.key, entry.value)
+                        await self._begin(partition, entry, event, window)
+        if self._parked.get(partition) is parked:
+            del self._parked[partition]
 
     async def remove(self, stretch: Stretch) -> None:
         """Append a stretch of `image-removed` to the log, in its order.
@@ -246,6 +341,7 @@ class Hasher:
 
     async def drain(self, seconds: float) -> None:
         """End all pictures in work; after so many seconds only those that are being delivered."""
+        self._abandon_parked()
         if work := set().union(*self._work.values()):
             await asyncio.wait(work, timeout=seconds)
         for task in set().union(*self._work.values()) - self._delivering:
@@ -255,6 +351,7 @@ class Hasher:
 
     def abandon(self) -> None:
         """Drop all pictures in work: their partitions are revoked, their offsets uncommitted."""
+        self._abandon_parked()
         for tasks in self._work.values():
             for task in tasks:
                 task.cancel()
@@ -262,10 +359,17 @@ class Hasher:
             window.abandon()
         self._windows.clear()
 
+    def _abandon_parked(self) -> None:
+        """Leave what is parked, and not committed, for the next start or the next owner."""
+        self._parked.clear()
+        for task in self._unparking:
+            task.cancel()
+
     def _window(self, stretch: Stretch) -> Window:
         assignment, window = self._windows.get(stretch.partition, (None, None))
         if window is None or assignment != stretch.assignment:
             advance = partial(self._watermarks.advance, stretch.partition, stretch.assignment)
+            self._parked.pop(stretch.partition, None)
             window = Window(self._settings.window_size, stretch.start, advance)
             self._windows[stretch.partition] = (stretch.assignment, window)
         return window
@@ -351,6 +455,17 @@ class Hasher:
         tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._fail(error)
+
+
+def _size_bytes(entry: LogEntry) -> int:
+    return max(len(entry.value or b""), _EVENT_BYTES)
+
+
+def _fetches_for(event: ImageIngested | Rejection) -> str | None:
+    """Give the workspace on whose behalf is fetched; None where nothing is, which is never slow."""
+    if isinstance(event, Rejection) or event.content is not None:
+        return None
+    return event.workspace
 
 
 def _readable(partition: TopicPartition, entry: LogEntry) -> bool:

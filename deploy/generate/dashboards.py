@@ -324,12 +324,14 @@ FLOW: Final = Dashboard(
         ),
         Panel(
             "In work",
-            "Pictures taken in and not finished, and those being fetched. At its bound all the "
-            "time: hosts are slow, or decoding is.",
+            "Pictures taken in and not finished, those being fetched, and those that wait because "
+            "their workspace has its share. At its bound all the time: hosts are slow, or decoding "
+            "is.",
             "short",
             (
                 Query("sum(check_dedup_in_work_events)", "in work"),
                 Query("sum(check_dedup_fetches_in_flight)", "being fetched"),
+                Query("sum(check_dedup_parked_events)", "waiting for their share"),
             ),
         ),
         Panel(

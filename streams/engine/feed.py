@@ -218,6 +218,25 @@ class Feed:
             entries += read
         return entries
 
+    async def again(
+        self, partition: TopicPartition, offsets: Sequence[int]
+    ) -> tuple[list[LogEntry], int]:
+        """Read some records, given in order, once more: those that exist, and the offset reached.
+
+        Bounded in size, so that not all need be reached.
+        """
+        wanted = set(offsets)
+        entries: list[LogEntry] = []
+        size_bytes = 0
+        position, stop = offsets[0], offsets[-1] + 1
+        while position < stop and size_bytes < _GATHER_BYTES:
+            low, _ = await self._ask(self._log.watermarks, partition.partition)
+            read, position = await self._ask(self._read, partition, max(low, position), stop)
+            found = [entry for entry in read if entry.offset in wanted]
+            size_bytes += sum(len(entry.value or b"") for entry in found)
+            entries += found
+        return entries, position
+
     def taken(self, partition: TopicPartition) -> tuple[int, int, int] | None:
         """Give assignment, start and next offset of a partition; None before it is begun."""
         position = self._positions.get(partition)

@@ -172,6 +172,12 @@ IN_WORK_EVENTS: Final = Metric(
     "Pictures that this hasher has taken in and not finished.",
     processes=("hasher",),
 )
+PARKED_EVENTS: Final = Metric(
+    "check_dedup_parked_events",
+    "gauge",
+    "Pictures that wait outside of this hasher's window, because their workspace has its share.",
+    processes=("hasher",),
+)
 DELIVERED_RECORDS_TOTAL: Final = Metric(
     "check_dedup_delivered_records_total",
     "counter",

@@ -108,6 +108,15 @@ PROMISES: Final = (
         ),
     ),
     Promise(
+        "A workspace with many slow pictures holds up no other",
+        (
+            (
+                "tests/integration/test_window_share.py::"
+                "test_a_flood_of_slow_pictures_holds_up_no_other_workspace"
+            ),
+        ),
+    ),
+    Promise(
         "A full disk stops a matcher by name, and is no loss",
         (
             f"{_FAULTS}state.py::test_disk_full",

@@ -38,6 +38,7 @@ QUIET = {
     "check_dedup_decode_restarts_total",
     "check_dedup_fetch_failing_hosts",
     "check_dedup_lost_ranges_total",
+    "check_dedup_parked_events",
     "check_dedup_index_band_merges_total",
     "check_dedup_index_band_files_bytes",
     "check_dedup_index_rebuild_remaining_records",

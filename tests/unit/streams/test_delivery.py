@@ -5,6 +5,7 @@ from collections.abc import Collection
 
 import pytest
 
+from streams import delivery as delivery_module
 from streams.delivery import Outgoing, TopicPartition, Watermarks, Window, commit_group
 
 PARTITION = TopicPartition("index-log", 3)
@@ -148,6 +149,41 @@ async def test_a_full_window_waits_for_its_oldest_event() -> None:
     assert not waiting.done()
     window.finish(0)
     assert await asyncio.wait_for(waiting, 1)
+
+
+async def test_behind_a_parked_event_only_what_is_in_work_is_bounded() -> None:
+    """It may wait for long, and is not finished; the watermark waits for it."""
+    marks: list[int] = []
+    window = Window(2, 0, marks.append)
+    assert window.park(0)
+    for offset in range(1, 9):
+        assert await asyncio.wait_for(window.enter(offset), 1)
+        window.finish(offset)
+    assert (len(window), window.parked, marks) == (0, 1, [])
+    assert await window.enter(9)
+    assert await window.unpark()
+    assert (len(window), window.parked) == (2, 0)
+    waiting = asyncio.ensure_future(window.enter(10))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    window.finish(0)
+    assert await asyncio.wait_for(waiting, 1)
+    assert marks == [9]
+
+
+async def test_what_can_be_noted_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is memory, and what is done again after a crash."""
+    monkeypatch.setattr(delivery_module, "_SPAN_EVENTS", 2)
+    window = Window(9, 0, lambda _: None)
+    assert window.park(0)
+    assert window.park(1)
+    assert not window.park(2)
+    waiting = asyncio.ensure_future(window.enter(2))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    window.abandon()
+    assert not await asyncio.wait_for(waiting, 1)
+    assert not await window.unpark()
 
 
 async def test_an_abandoned_window_lets_go_of_whoever_waits() -> None:

@@ -465,6 +465,22 @@ async def test_a_stream_that_ends_ends_the_feed() -> None:
         await world.next()
 
 
+async def test_records_are_read_again_as_far_as_they_exist(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Some of many; as much at a time as may be in memory; those that are gone are passed over."""
+    world = World(Log(erased={5}, failures=1))
+    entries, reached = await world.feed.again(PARTITION, [2, 5, 7])
+    assert ([each.offset for each in entries], reached) == ([2, 7], 8)
+    world.log.start = 6
+    assert await world.feed.again(PARTITION, [2, 3]) == ([], 4)
+    assert ([each.offset for each in (await world.feed.again(PARTITION, [2, 7]))[0]]) == [7]
+    world.log.start = 0
+    monkeypatch.setattr(feed_module, "_GATHER_BYTES", 4)
+    entries, reached = await world.feed.again(PARTITION, [1, 2, 3, 4])
+    assert ([each.offset for each in entries], reached) == ([1, 2], 3)
+
+
 async def test_a_feed_gives_nothing_more_once_the_app_stops() -> None:
     """Not what arrived, nor what of it is left; at once, also where nothing arrives."""
     world = World(Log(end=9), IMAGE_INGESTED)

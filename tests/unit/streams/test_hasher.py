@@ -10,6 +10,7 @@ from schemas.codec import decode_log, encode_json
 from schemas.reasons import Rejection
 from schemas.records import Fingerprint, Hashed, ImageIngested, ImageRemoved, Removed, Source
 from schemas.topics import IMAGE_INGESTED, IMAGE_REMOVED, INDEX_LOG
+from streams import hasher as hasher_module
 from streams.delivery import Outgoing, TopicPartition, Watermarks
 from streams.engine.feed import Stretch
 from streams.entry import LogEntry
@@ -20,6 +21,7 @@ from streams.settings import Settings
 
 PICTURES = TopicPartition(IMAGE_INGESTED, 2)
 REMOVALS = TopicPartition(IMAGE_REMOVED, 1)
+WORKSPACES = ("w", "v", "u")
 
 
 class World:
@@ -37,6 +39,7 @@ class World:
         self.hasher = Hasher(
             settings or Settings(),
             read_before=self.read_before,
+            read_again=self.read_again,
             fetch=self.fetch,
             hash_picture=self.hash_picture,
             deliver=self.deliver,
@@ -52,9 +55,17 @@ class World:
         before = [entry for entry in self.log.get(partition, ()) if entry.offset < offset]
         return before[-most:] if most else []
 
+    async def read_again(
+        self, partition: TopicPartition, offsets: Sequence[int]
+    ) -> tuple[Sequence[LogEntry], int]:
+        """Read records once more, half of them at a time."""
+        some = offsets[: (len(offsets) + 1) // 2]
+        found = [entry for entry in self.log.get(partition, ()) if entry.offset in some]
+        return found, some[-1] + 1
+
     async def fetch(self, url: str, workspace: str, /) -> bytes | Rejection:
         """Give a picture once its gate is open."""
-        assert workspace == "w"
+        assert workspace in WORKSPACES
         await self.gates.setdefault(url, asyncio.Event()).wait()
         return Rejection("http_status") if "404" in url else url.encode()
 
@@ -81,9 +92,9 @@ class World:
             await asyncio.sleep(0)
 
 
-def picture(offset: int, url: str) -> LogEntry:
+def picture(offset: int, url: str, workspace: str = "w") -> LogEntry:
     """Give an event of `image-ingested`."""
-    event = ImageIngested("w", f"image-{offset}", url=url)
+    event = ImageIngested(workspace, f"image-{offset}", url=url)
     return LogEntry(offset, 5000, event.image_id.encode(), encode_json(event), (("trace", b"t"),))
 
 
@@ -180,17 +191,67 @@ async def test_nothing_is_acknowledged_when_delivery_fails() -> None:
 async def test_a_revocation_abandons_what_is_in_flight_at_once() -> None:
     """Neither the pictures in work nor an ingest that waits for room outlive the partition."""
     world = World(Settings(window_size=2))
-    entries = [picture(offset, "never") for offset in range(4)]
+    entries = [
+        picture(offset, "never", workspace) for offset, workspace in enumerate(("w", *WORKSPACES))
+    ]
     ingesting = asyncio.ensure_future(world.hasher.ingest(stretch(PICTURES, *entries)))
     await world.settle()
     assert not ingesting.done()
+    assert (world.hasher.in_work, world.hasher.parked) == (2, 1)
     world.hasher.abandon()
+    assert (world.hasher.in_work, world.hasher.parked) == (0, 0)
     await asyncio.wait_for(ingesting, 1)
     world.gates["never"].set()
     await world.settle()
     assert world.delivered == []
     assert world.failures == []
     assert world.committable(PICTURES) is None
+
+
+@pytest.fixture
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look for room again at once."""
+    monkeypatch.setattr(hasher_module, "_UNPARK_SECONDS", 0)
+
+
+@pytest.mark.usefixtures("no_pause")
+async def test_what_a_workspace_has_beyond_its_share_waits_and_holds_up_nobody() -> None:
+    """Its pictures come in their order, when there is room; the watermark waits for all of them."""
+    world = World(Settings(window_size=4))  # so the share is two events
+    flood = [picture(offset, f"slow-{offset}") for offset in range(6)]
+    others = [picture(offset, "quick", "v") for offset in range(6, 20)]
+    world.log[PICTURES] = [*flood, *others]
+    world.gates["quick"] = asyncio.Event()
+    world.gates["quick"].set()
+    for one in (*flood, *others):
+        await asyncio.wait_for(world.hasher.ingest(stretch(PICTURES, one)), 1)
+        await world.settle()
+    assert [decode_log(each.value or b"").image_id for each in world.delivered] == [  # type: ignore[union-attr]
+        f"image-{offset}" for offset in range(6, 20)
+    ]
+    assert (world.hasher.in_work, world.hasher.parked) == (2, 4)
+    assert set(world.gates) == {"quick", "slow-0", "slow-1"}
+    assert world.committable(PICTURES) is None
+    for offset in range(6):
+        world.gates.setdefault(f"slow-{offset}", asyncio.Event()).set()
+        await asyncio.sleep(0.01)
+    assert world.committable(PICTURES) == 20
+    assert (world.hasher.in_work, world.hasher.parked) == (0, 0)
+    assert len(world.delivered) == 20
+
+
+@pytest.mark.usefixtures("no_pause")
+async def test_a_parked_event_that_is_gone_from_the_log_is_named(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Retention was shorter than the wait; what is left is not held up by it."""
+    world = World(Settings(window_size=2))
+    await world.hasher.ingest(stretch(PICTURES, picture(0, "a"), picture(1, "b")))
+    await world.settle()
+    world.gates["a"].set()
+    await asyncio.sleep(0.01)
+    assert "image-ingested[2] 1: gone before it was processed" in caplog.text
+    assert world.committable(PICTURES) == 2
 
 
 async def test_removals_are_appended_in_their_order() -> None:

@@ -1,0 +1,124 @@
+"""One workspace with many slow pictures holds up nobody else."""
+
+import os
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from deploy.local.broker import Broker
+from deploy.local.client import Client
+from deploy.local.stack import Stack, without_settings
+from schemas.records import ImageIngested
+from streams.telemetry.scrape import Scrape
+from tests.integration.pictures import photograph_file
+
+WAIT_SECONDS = 120.0
+PICTURE = photograph_file(8_100)
+# Far more than the window has room for, let alone a share of it; each of another host but a few.
+FLOOD = 200
+HOSTS = 100
+SLOW_SECONDS = 3.0
+NEIGHBOURS = 60
+# They take 2 s. Behind the flood they took 20 s: 32 of its pictures are fetched at a time.
+NEIGHBOURS_SECONDS = 8.0
+SETTINGS = {
+    "CHECK_DEDUP_PARTITIONS": "1",
+    "CHECK_DEDUP_DECODE_PROCESSES": "1",
+    "CHECK_DEDUP_WINDOW_SIZE": "64",
+}
+
+
+class Host(BaseHTTPRequestHandler):
+    """All hosts: those below /slow take their time."""
+
+    def do_GET(self) -> None:
+        """Serve."""
+        if self.path.startswith("/slow"):
+            time.sleep(SLOW_SECONDS)
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(PICTURE)))
+        self.end_headers()
+        self.wfile.write(PICTURE)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+class Server(ThreadingHTTPServer):
+    """Takes a burst of connections, and does not wait for them when it stops."""
+
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 256
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    """Run the hosts, all addresses of this machine; give their port."""
+    with Server(("0.0.0.0", 0), Host) as server:  # noqa: S104 - they are many hosts
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port
+        server.shutdown()
+
+
+def test_a_flood_of_slow_pictures_holds_up_no_other_workspace(
+    own_broker: Broker,
+    tmp_path_factory: pytest.TempPathFactory,
+    port: int,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The others are done long before it is; then it is done too, each picture once."""
+    flood = [
+        ImageIngested(
+            "flood", uuid.uuid4().hex, url=f"http://127.0.1.{number % HOSTS}:{port}/slow/{number}"
+        )
+        for number in range(FLOOD)
+    ]
+    neighbours = [
+        ImageIngested("other", uuid.uuid4().hex, url=f"http://127.0.0.1:{port}/{number}")
+        for number in range(NEIGHBOURS)
+    ]
+    with (
+        Stack(
+            tmp_path_factory.mktemp("stack"),
+            broker=own_broker,
+            settings=SETTINGS,
+            environment=without_settings(os.environ),
+        ) as stack,
+    ):
+        stack.await_ready()
+        with Client(stack.settings) as client:
+            client.ingest(*flood)
+            began = time.monotonic()
+            client.ingest(*neighbours)
+            assert client.wait(
+                lambda: all(client.outcomes(event.image_id) for event in neighbours),
+                WAIT_SECONDS,
+                meanwhile=stack.require_alive,
+            )
+            took_seconds = time.monotonic() - began
+            waiting = sum(not client.ended(event.image_id) for event in flood)
+            hasher = stack.members[0]
+            parked = Scrape.of(hasher.metrics_url).total("check_dedup_parked_events")
+            assert client.wait(
+                lambda: all(client.ended(event.image_id) for event in flood),
+                WAIT_SECONDS,
+                meanwhile=stack.require_alive,
+            )
+            flood_seconds = time.monotonic() - began
+            assert all(len(client.outcomes(event.image_id)) == 1 for event in flood + neighbours)
+            left = Scrape.of(hasher.metrics_url).total("check_dedup_parked_events")
+    with capsys.disabled():
+        print(  # noqa: T201 - a figure that a decision states
+            f"\n{NEIGHBOURS} neighbours of a workspace's {FLOOD} slow events: "
+            f"{took_seconds:.1f} s; those are done after {flood_seconds:.1f} s"
+        )
+    assert took_seconds < NEIGHBOURS_SECONDS
+    assert "workspace 'flood' has its share" in hasher.log.read_text()
+    assert waiting > FLOOD / 3
+    assert parked > 0
+    assert left == 0
