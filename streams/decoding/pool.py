@@ -45,7 +45,8 @@ _CLOSE_SECONDS: Final = 2.0
 _UNREAD_ANSWER_SECONDS: Final = 0.05
 # A child that a picture has taken over finds no secrets in its environment.
 _ENVIRONMENT: Final = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "LANG", "LC_ALL")
-_ONE_THREAD: Final = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+# There is a child per core: more threads in each would only wait for each other.
+ONE_THREAD: Final = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 
 def decode_limits(settings: Settings) -> DecodeLimits:
@@ -203,7 +204,7 @@ class _Child:
                 ),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
-                env=kept | _ONE_THREAD,
+                env=kept | ONE_THREAD,
                 start_new_session=True,
             )
             with suppress(TimeoutError, _DiedError):

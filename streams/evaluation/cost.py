@@ -5,12 +5,12 @@ enlarged to a size, and mosaics of several, which have detail at every scale.
 """
 
 import io
-import multiprocessing
+import os
 import random
-import resource
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +23,7 @@ from PIL.Image import Resampling
 from agents.decode import DecodeLimits
 from agents.fingerprint import fingerprint
 from schemas.records import Fingerprint
+from streams.decoding.pool import ONE_THREAD
 from streams.evaluation.alterations import jpeg
 
 _LIMITS: Final = DecodeLimits(pixels=100_000_000)
@@ -57,13 +58,18 @@ def cost(
     """Measure on a few of the pictures, enlarged to a small and a large number of pixels."""
     smalls = [_enlarged(path, small) for path in pictures[:timed]]
     larges = [_enlarged(path, large) for path in pictures[: max(1, timed // 4)]]
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        megabytes = pool.apply(_memory, (smalls[0], larges[0]))
+    os.environ.update(ONE_THREAD)  # for the child; this process has its threads already
+    with get_context("spawn").Pool(1) as child:
+        return child.apply(_measured, (smalls, larges))
+
+
+def _measured(smalls: Sequence[bytes], larges: Sequence[bytes]) -> Cost:
+    """In a process of its own, with one thread as where the product hashes."""
     return Cost(
+        megabytes_large=_memory(smalls[0], larges[0]),  # before anything has raised the peak
         milliseconds_small=_milliseconds(_fingerprint, smalls),
         milliseconds_large=_milliseconds(_fingerprint, larges),
         imagehash_milliseconds_small=_milliseconds(_imagehash, smalls),
-        megabytes_large=megabytes,
     )
 
 
@@ -116,11 +122,17 @@ def _milliseconds(work: Callable[[bytes], object], contents: Sequence[bytes]) ->
 
 
 def _memory(small: bytes, large: bytes) -> float:
-    """In a process of its own: how much its peak rises by a large picture."""
+    """How much the peak of this process rises by a large picture."""
     _fingerprint(small)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak is what is held now
+    before = _peak_kibibytes()
     _fingerprint(large)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return (_peak_kibibytes() - before) / 1024
+
+
+def _peak_kibibytes() -> int:
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
 
 
 def _fingerprint(content: bytes) -> Fingerprint:
