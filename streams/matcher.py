@@ -49,9 +49,9 @@ from streams.kafka.dead_letters import dead_letter
 from streams.kafka.log import LogReader
 from streams.kafka.producer import DeliveringProducer
 from streams.kafka.topics import MATCHER_GROUP
+from streams.log_fields import outcome_fields
 from streams.settings import Settings
 from streams.telemetry.delivery import CountedDelivery
-from streams.telemetry.fields import outcome_fields
 from streams.telemetry.flow import Flow
 from streams.telemetry.matching import MatchMetrics
 from streams.telemetry.process import Telemetry

@@ -21,7 +21,7 @@ from typing import Final, Protocol
 from streams.delivery import TopicPartition, Watermarks
 from streams.engine.process import die
 from streams.errors import CheckDedupError, StalledError
-from streams.telemetry.server import Probes
+from streams.probes import Probes
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from schemas.reasons import Rejection
 from schemas.topics import dead_letter_topic_name
 from streams.delivery import Outgoing, TopicPartition
 from streams.entry import LogEntry
-from streams.telemetry.fields import source_fields
+from streams.log_fields import source_fields
 
 logger = logging.getLogger(__name__)
 

@@ -9,11 +9,12 @@ from agents.hash_image import Fetch
 from schemas.reasons import Reason, Rejection
 from streams.decoding.pool import DecodePool
 from streams.fetching.fetch import Fetcher
+from streams.probes import Probes
 from streams.settings import Settings
 from streams.telemetry import metrics
 from streams.telemetry.metrics import Process
 from streams.telemetry.registry import Registry, Steps
-from streams.telemetry.server import Probes, TelemetryServer
+from streams.telemetry.server import TelemetryServer
 
 # Why a fetch may be tried again; there from the start, so that the first retry is a rise.
 _PASSING: Final[tuple[Reason, ...]] = (

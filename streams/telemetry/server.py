@@ -2,15 +2,14 @@
 
 Started by the hasher, the matcher, the API and the canary where `CHECK_DEDUP_METRICS_PORT` names a
 port. It needs nothing of the event loop: it answers while that is blocked, and says so through
-the checks of `Probes`. Nothing of it is meant for the public.
+the checks of `streams.probes`. Nothing of it is meant for the public.
 """
 
 import json
-import logging
 import socket
 import threading
-from collections.abc import Callable, Iterable
-from typing import Final, Literal, Self
+from collections.abc import Iterable
+from typing import Final, Self
 from wsgiref.simple_server import WSGIRequestHandler
 from wsgiref.types import StartResponse, WSGIEnvironment
 
@@ -18,42 +17,11 @@ from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
 
 from streams.errors import MisconfiguredError
-
-logger = logging.getLogger(__name__)
-
-Probe = Literal["live", "ready"]
-Check = Callable[[], str | None]
-"""Gives the reason why not, or None where all is well. Called in any thread, and at once: it
-looks at what others have written down and asks nobody."""
+from streams.probes import Probe, Probes
 
 # A client that sends nothing, or takes nothing, holds a thread for no longer.
 _CLIENT_SECONDS: Final = 5.0
 _PATHS: Final[dict[str, Probe]] = {"/livez": "live", "/readyz": "ready"}
-
-
-class Probes:
-    """The named checks behind `/livez` and `/readyz`; without any, the answer is yes."""
-
-    def __init__(self) -> None:
-        """Start without checks."""
-        self._checks: dict[Probe, dict[str, Check]] = {"live": {}, "ready": {}}
-
-    def add(self, probe: Probe, name: str, check: Check) -> None:
-        """Add a check, or replace the one of this name."""
-        self._checks[probe] = {**self._checks[probe], name: check}
-
-    def failing(self, probe: Probe) -> dict[str, str]:
-        """Give the reasons of the checks that do not pass, by name."""
-        found = ((name, _reason(check)) for name, check in self._checks[probe].items())
-        return {name: reason for name, reason in found if reason is not None}
-
-
-def _reason(check: Check) -> str | None:
-    try:
-        return check()
-    except Exception as error:
-        logger.exception("a check failed itself")
-        return f"the check itself failed: {error!r}"
 
 
 class TelemetryServer:

@@ -12,7 +12,8 @@ from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from streams.errors import MisconfiguredError
-from streams.telemetry.server import Probes, TelemetryServer
+from streams.probes import Probes
+from streams.telemetry.server import TelemetryServer
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 

@@ -9,7 +9,7 @@ import pytest
 from streams.delivery import TopicPartition, Watermarks
 from streams.engine.watchdog import Eyes, Judge, Seen, Standing, Watchdog
 from streams.errors import RetryableError, StalledError
-from streams.telemetry.server import Probes
+from streams.probes import Probes
 
 PARTITION = TopicPartition("image-ingested", 0)
 OTHER = TopicPartition("image-ingested", 1)
