@@ -41,11 +41,12 @@ def sources() -> Iterator[tuple[str, Path]]:
 def imported(source: str) -> Iterator[tuple[int, str]]:
     """Line and name of each of our modules that a module imports, wherever in it."""
     for node in ast.walk(ast.parse(source)):
-        names: list[str] = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
             names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
         for name in names:
             if name.partition(".")[0] in {"schemas", "agents", "streams", "deploy"}:
                 yield node.lineno, name
