@@ -25,7 +25,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from agents.phash import CODE_SIDE, FINE_SIDE
-from agents.sketch import Box, Comparison, Grey, compare, grey
+from agents.sketch import WHOLE_BOX, Box, Comparison, Grey, compare, grey
 from agents.windows import asked_windows
 from schemas.records import Fingerprint, MatchSettings, Relation, Tier, View
 
@@ -337,8 +337,7 @@ def _closest(
     for pair in met[:_PAIRS_COMPARED]:
         own = asking.sketch[:, ::-1] if pair.ask.mirrored else asking.sketch
         other_box = _box(pair.view.rectangle, size)
-        frame = _frame(asking.picture)
-        frames = _mirrored(frame) if pair.ask.mirrored else frame, _frame(earlier)
+        frames = _frames_of_both(asking.picture, earlier, mirrored=pair.ask.mirrored)
         comparison = compare(
             own,
             sketch,
@@ -392,8 +391,20 @@ def _sketch(picture: Fingerprint) -> Grey | None:
     return grey(picture.sketch, picture.decoded_width_pixels, picture.decoded_height_pixels)
 
 
-def _frame(picture: Fingerprint) -> Box:
-    return _box(picture.frame, (picture.decoded_width_pixels, picture.decoded_height_pixels))
+def _frames_of_both(
+    picture: Fingerprint, earlier: Fingerprint, *, mirrored: bool
+) -> tuple[Box, Box]:
+    """Where the picture is in each, if each has something around it.
+
+    Where one has not, a frame in the other is what they share, or none: text that was laid over it.
+    """
+    one, other = (
+        _box(each.frame, (each.decoded_width_pixels, each.decoded_height_pixels))
+        for each in (picture, earlier)
+    )
+    if WHOLE_BOX in {one, other}:
+        return WHOLE_BOX, WHOLE_BOX
+    return _mirrored(one) if mirrored else one, other
 
 
 def _box(rectangle: tuple[int, int, int, int], size: tuple[int, int]) -> Box:

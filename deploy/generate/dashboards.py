@@ -299,6 +299,19 @@ FLOW: Final = Dashboard(
             ),
         ),
         Panel(
+            "Event loop late by",
+            "A process that answers late to everything. Above a second for minutes: it has too "
+            "little of a processor (look at its limit), or code blocks the loop; the watchdog ends "
+            "one that stands still.",
+            "s",
+            (
+                Query(
+                    "max by (job, instance) (check_dedup_event_loop_delay_seconds)",
+                    "{{job}} {{instance}}",
+                ),
+            ),
+        ),
+        Panel(
             "Where the time goes",
             "How many pictures or groups are in each step, on average. fetch waits for others' "
             "hosts; queue: more decode processes or hashers; apply, search: disk and index.",

@@ -126,6 +126,7 @@ async def _serve(settings: Settings, telemetry: Telemetry) -> None:
         beat = LoopBeat()
         beating = asyncio.create_task(beat.run())
         stack.callback(beating.cancel)
+        telemetry.registry.computed(metrics.EVENT_LOOP_DELAY_SECONDS, beat.late_seconds)
         watchdog = Watchdog(
             beat.look,
             stall_seconds=settings.stall_timeout_seconds,

@@ -28,6 +28,7 @@ from faust.types import TP
 from schemas.topics import LARGEST_MESSAGE_BYTES
 from streams import failpoints
 from streams.delivery import TopicPartition, Watermarks
+from streams.engine.watchdog import LoopBeat
 from streams.errors import MisconfiguredError
 from streams.kafka.client import commit_metadata
 from streams.kafka.security import faust_credentials
@@ -47,7 +48,6 @@ _LONGEST_REBUILD_SECONDS = 3600.0
 STOP_SECONDS = 20.0
 # Of these, so long for the agents to end what they have in hand; then the rest is cancelled.
 DRAIN_SECONDS = 10.0
-_BEAT_SECONDS = 1.0
 _EXIT_STOPPED_BY_DEADLINE = 3
 
 
@@ -184,9 +184,9 @@ class WatermarkTransport(driver.Transport):
 class App(faust.App):
     """A Faust app with the watermarks that its consumer commits.
 
-    `assignment` is the number of the present assignment of partitions; None between two. `beats`
-    grows for as long as the event loop turns. `identities` are the ids of the topics that the
-    watermarks are of, by name.
+    `assignment` is the number of the present assignment of partitions; None between two. `beat`
+    shows whether the event loop turns. `identities` are the ids of the topics that the watermarks
+    are of, by name.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - Faust's own
@@ -195,7 +195,7 @@ class App(faust.App):
         self.watermarks = Watermarks()
         self.assignments = 0
         self.assignment: int | None = None
-        self.beats = 0
+        self.beat = LoopBeat()
         self.identities: dict[str, str] = {}
         self.stop_asked = asyncio.Event()
         self._at_work: set[asyncio.Future[None]] = set()
@@ -235,12 +235,7 @@ class App(faust.App):
     async def on_start(self) -> None:
         """Show from now on that the event loop turns."""
         await super().on_start()
-        self.add_future(self._beat())
-
-    async def _beat(self) -> None:
-        while True:
-            self.beats += 1
-            await asyncio.sleep(_BEAT_SECONDS)
+        self.add_future(self.beat.run())
 
     async def on_stop(self) -> None:
         """Stop within a bound, whatever the broker does: take no more, end what is begun, commit.

@@ -58,17 +58,29 @@ class Seen:
 
 
 class LoopBeat:
-    """The eyes of a process without a group: only its event loop can stand still."""
+    """Shows that an event loop turns, and how late it is; read in any thread.
+
+    It is also the eyes of a process without a group: only its event loop can stand still.
+    """
 
     def __init__(self) -> None:
         """Beat from `run` on."""
         self.beats = 0
+        self._due_at: float | None = None
+        self._late_seconds = 0.0
 
     async def run(self) -> None:
         """Beat for ever."""
         while True:
             self.beats += 1
+            self._due_at = due_at = time.monotonic() + BEAT_SECONDS
             await asyncio.sleep(BEAT_SECONDS)
+            self._late_seconds = time.monotonic() - due_at
+
+    def late_seconds(self) -> float:
+        """By how much the last beat was late, or the one that is due now is, if that is more."""
+        overdue = 0.0 if self._due_at is None else time.monotonic() - self._due_at
+        return max(0.0, self._late_seconds, overdue)
 
     def look(self) -> Seen:
         """See whether the loop turns."""
@@ -146,7 +158,7 @@ class Work(Protocol):
 class Member(Protocol):
     """A member of a consumer group; `streams.engine.transport.App` is one."""
 
-    beats: int
+    beat: LoopBeat
     assignment: int | None
     watermarks: Watermarks
 
@@ -170,7 +182,7 @@ class Eyes:
         """See where everything is; asks the broker."""
         assignment = self.member.assignment
         return Seen(
-            self.member.beats,
+            self.member.beat.beats,
             assignment is not None,
             self.held(),
             self._work(assignment),

@@ -84,6 +84,7 @@ class Flow:
             (metrics.WATERMARK_OFFSET, self._watermark_offsets),
             (metrics.END_OFFSET, self._end_offsets),
             (metrics.WATERMARK_AGE_SECONDS, self._watermark_ages),
+            (metrics.EVENT_LOOP_DELAY_SECONDS, app.beat.late_seconds),
             (metrics.LAG_SAMPLE_TIMESTAMP_SECONDS, lambda: self._asked_ms / 1000),
         ):
             registry.computed(metric, read)

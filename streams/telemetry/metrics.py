@@ -140,6 +140,14 @@ WATERMARK_AGE_SECONDS: Final = Metric(
     labels=("topic", "partition"),
     processes=WORKERS,
 )
+EVENT_LOOP_DELAY_SECONDS: Final = Metric(
+    "check_dedup_event_loop_delay_seconds",
+    "gauge",
+    "By how much the event loop's last beat (one a second) was late, or the one that is due now "
+    "is: told while the loop is blocked, too.",
+    unit="seconds",
+    processes=("hasher", "matcher", "api"),
+)
 LAG_SAMPLE_TIMESTAMP_SECONDS: Final = Metric(
     "check_dedup_lag_sample_timestamp_seconds",
     "gauge",

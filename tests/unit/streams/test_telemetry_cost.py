@@ -15,6 +15,7 @@ from schemas.records import Fingerprint, Hashed, Match
 from streams.decoding.timed import timed_fingerprint
 from streams.delivery import Outgoing, TopicPartition, Watermarks
 from streams.engine.feed import Stretch
+from streams.engine.watchdog import LoopBeat
 from streams.entry import LogEntry
 from streams.index.partition import Arrival
 from streams.index.store import Row
@@ -38,6 +39,7 @@ class Application:
 
     def __init__(self) -> None:
         self.watermarks = Watermarks()
+        self.beat = LoopBeat()
         self.on_partitions_assigned = self.on_partitions_revoked = Signal()
 
 

@@ -10,6 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from streams.delivery import TopicPartition, Watermarks
 from streams.engine.feed import Stretch
+from streams.engine.watchdog import LoopBeat
 from streams.entry import LogEntry
 from streams.telemetry.flow import Flow
 from streams.telemetry.registry import Registry
@@ -38,6 +39,7 @@ class World:
 
     def __init__(self) -> None:
         self.watermarks = Watermarks()
+        self.beat = LoopBeat()
         self.on_partitions_assigned, self.on_partitions_revoked = Signal(), Signal()
         self.now_ms = 100_000
         self.registry = Registry("hasher")

@@ -1,13 +1,16 @@
 """The watchdog ends what only seems to live, and nothing that waits for a good reason."""
 
+import asyncio
 import threading
+import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import pytest
 
 from streams.delivery import TopicPartition, Watermarks
-from streams.engine.watchdog import Eyes, Judge, Seen, Standing, Watchdog
+from streams.engine.watchdog import Eyes, Judge, LoopBeat, Seen, Standing, Watchdog
 from streams.errors import RetryableError, StalledError
 from streams.probes import Probes
 
@@ -45,7 +48,7 @@ class Work:
 class Member:
     """A member of the group, whose loop turns unless told otherwise."""
 
-    beats: int = 0
+    beat: LoopBeat = field(default_factory=LoopBeat)
     assignment: int | None = 1
     watermarks: Watermarks = field(default_factory=Watermarks)
     is_stopping: bool = False
@@ -68,7 +71,7 @@ class World:
     ) -> str | None:
         """Look for so long; the first reason to end the process, if any."""
         for _ in range(int(seconds / LOOK_SECONDS)):
-            self.member.beats += turns
+            self.member.beat.beats += turns
             meanwhile()
             reason = self.judge.look(self.eyes.look(), LOOK_SECONDS)
             if reason is not None:
@@ -275,3 +278,23 @@ def test_livez_asks_nobody_and_says_what_stands_still() -> None:
     assert probes.failing("live") == {}
     now[0] = 61.0
     assert probes.failing("live") == {"loop": "the watchdog has not looked for 61 s"}
+
+
+async def test_a_blocked_loop_is_late_while_it_is_blocked_and_after() -> None:
+    """A thread that scrapes is told at once; the beat that came late is told until the next."""
+    beat = LoopBeat()
+    assert beat.late_seconds() == 0.0
+    beating = asyncio.create_task(beat.run())
+    await asyncio.sleep(0)
+
+    def scraped() -> float:
+        time.sleep(1.2)
+        return beat.late_seconds()
+
+    with ThreadPoolExecutor(1) as scraper:
+        later = scraper.submit(scraped)
+        time.sleep(1.4)  # noqa: ASYNC251 - the loop is blocked on purpose
+        assert later.result() > 0.1
+    await asyncio.sleep(0)
+    assert beat.late_seconds() > 0.1
+    beating.cancel()
