@@ -102,6 +102,7 @@ _RULE: Final[Schema] = {
                 "labels": _TEXTS,
                 "annotations": _TEXTS,
             },
+            "for",
             "keep_firing_for",
         ),
     ]
