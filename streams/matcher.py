@@ -22,9 +22,9 @@ import faust
 
 from agents.answer_questions import answer, answer_headers, told
 from agents.match_images import Outcome, outcomes
-from schemas.codec import decode_question, encode_json
+from schemas.codec import decode_log, decode_question, encode_json
 from schemas.reasons import Rejection
-from schemas.records import MatchAnswered, Question
+from schemas.records import Hashed, MatchAnswered, Question
 from schemas.topics import IMAGE_MATCHED, INDEX_LOG, MATCH_ANSWERED, MATCH_ASKED
 from streams.delivery import (
     Deliver,
@@ -66,6 +66,9 @@ _READ_AGAIN_SECONDS = 1.0
 _BUFFERED_EVENTS = 512
 # Whoever asked waits no longer than that for an index that is behind.
 _CATCH_UP_SECONDS = 2.0
+
+# Records of the log that are compared at first, from its end; then four times as many, and so on.
+_DIFFERENCE_RECORDS = 1_000
 
 # Every row is read where the band files are lost: 36 million codes take minutes, not an hour.
 _LONGEST_OPENING_SECONDS = 3600.0
@@ -168,6 +171,8 @@ class Matcher:
         self._watermarks = watermarks
         self._topic_id = topic_id
         self._indexes: dict[int, PartitionIndex] = {}
+        # Of partitions whose log has another history than their index had: from where on.
+        self._untold: dict[int, int] = {}
         self._opening: tuple[int, float] | None = None
         self._metrics = MatchMetrics(
             registry, indexes=lambda: self._indexes, data_directory=settings.data_directory
@@ -192,13 +197,33 @@ class Matcher:
 
     async def match(self, stretch: Stretch) -> None:
         """Answer and apply one stretch; its watermark moves when all of it is durable."""
-        index = await self._index(stretch.partition.partition)
-        while index.next_offset < stretch.start:
+        number = stretch.partition.partition
+        index = await self._index(number)
+        # What is committed counts outcomes of a history that is no more; this one's are to be told.
+        start = min(stretch.start, self._untold.pop(number, stretch.start))
+        if start < stretch.start:
+            self._watermarks.advance(stretch.partition, stretch.assignment, start)
+        while index.next_offset < start:
             try:
-                await self._in_thread(self._rebuild, index, stretch.partition, stretch.start)
+                await self._in_thread(self._rebuild, index, stretch.partition, start)
             except RetryableError as error:  # what was read is applied; go on from there
                 logger.warning("reading again: %s", error)
                 await asyncio.sleep(_READ_AGAIN_SECONDS)
+        while start < stretch.start:
+            stop = min(start + self._settings.group_size, stretch.start)
+            try:
+                entries = await self._in_thread(self._read, number, start, stop)
+            except RetryableError as error:
+                logger.warning("reading again: %s", error)
+                await asyncio.sleep(_READ_AGAIN_SECONDS)
+                continue
+            await self._tell(
+                index, Stretch(stretch.partition, stretch.assignment, start, entries, stop)
+            )
+            start = stop
+        await self._tell(index, stretch)
+
+    async def _tell(self, index: PartitionIndex, stretch: Stretch) -> None:
         for entries, stop in _groups(stretch, self._settings.group_size):
             async with self._turns[stretch.partition.partition]:
                 group = await self._in_thread(self._match, index, stretch.partition, entries, stop)
@@ -360,19 +385,52 @@ class Matcher:
                     f"{partition}: begins at offset {low}, and the index in {directory} ends at "
                     f"{last}: it is kept, because it could not be rebuilt; restore the log"
                 )
-            found = (
-                [e for b in self._log.read_range(number, last, last + 1, headers=False) for e in b]
-                if low <= last < high
-                else []
-            )
+            found = self._read(number, last, last + 1) if last < high else []
             if not found or found[0].key != progress.last_key:
-                logger.warning("%s: another history than the index's; rebuilding", partition)
+                self._untold[number] = self._differs_from(index, number, low, min(last + 1, high))
+                logger.critical(
+                    "%s: another history than the index's, from offset %d on; the index is made "
+                    "anew, and the outcomes from there on are told",
+                    partition,
+                    self._untold[number],
+                )
                 index.wipe()
         return index
+
+    def _differs_from(self, index: PartitionIndex, number: int, low: int, stop: int) -> int:
+        """Find from where on the log is not the one that the index was made of.
+
+        It was truncated, and has grown again, so they agree up to some picture and no further.
+        """
+        records = _DIFFERENCE_RECORDS
+        while stop > low:
+            start = max(low, stop - records)
+            rows = {row.ordinal: row for row in index.store.rows_from(start)}
+            for entry in reversed(self._read(number, start, stop)):
+                row = rows.get(entry.offset)
+                if row is not None and _is_of(entry, row):
+                    return entry.offset + 1
+            stop, records = start, 4 * records
+        return low
+
+    def _read(self, number: int, low: int, high: int) -> list[LogEntry]:
+        batches = self._log.read_range(number, low, high, headers=False)
+        return [entry for batch in batches for entry in batch]
 
     async def _in_thread(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, partial(function, *args, **kwargs))
+
+
+def _is_of(entry: LogEntry, row: Row) -> bool:
+    """Whether a row was made of this record, by its time at the broker and its source."""
+    if entry.timestamp_ms != row.timestamp_ms or entry.value is None:
+        return False
+    record = decode_log(entry.value)
+    return isinstance(record, Hashed) and (record.image_id, record.source) == (
+        row.record.image_id,
+        row.record.source,
+    )
 
 
 def _log(partition: TopicPartition, group: Group) -> None:

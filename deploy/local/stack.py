@@ -312,7 +312,7 @@ class Stack:
         say("starting the processes")
         starting = [member for member in self.members if member.process() is None]
         # A static member that was stopped stays listed until its session is over.
-        instances = {member.environment["CHECK_DEDUP_INSTANCE_ID"] for member in starting}
+        instances = {member.environment["CHECK_DEDUP_INSTANCE_ID"] for member in starting} - {""}
         self._gone = {
             listed.member_id
             for group in self._groups()

@@ -86,6 +86,13 @@ PROMISES: Final = (
         (f"{_ODD_LOGS}::test_no_start_where_nobody_knows_where_to_begin",),
     ),
     Promise(
+        "A log that was truncated and has grown again is told whole; its index is made anew",
+        (
+            f"{_ODD_LOGS}::test_a_log_that_was_truncated_and_has_grown_again",
+            "tests/unit/streams/test_matcher.py::test_a_log_that_was_truncated_and_has_grown_again",
+        ),
+    ),
+    Promise(
         "Partitions that are added stop every process, with what to do",
         (
             f"{_ODD_LOGS}::test_partitions_that_are_added_stop_the_process",

@@ -62,7 +62,8 @@ class MemoryLog:
     ) -> Generator[list[LogEntry]]:
         """Give a range."""
         assert (partition, headers) == (0, False)
-        yield self.entries[low:high]
+        if low < high:
+            yield self.entries[low:high]
 
     def append(self, *records: LogRecord) -> Stretch:
         """Append records, which the feed has yet to bring."""
@@ -226,3 +227,29 @@ async def test_an_index_of_what_the_log_has_lost_is_kept(tmp_path: Path) -> None
     index = PartitionIndex(tmp_path / "partition-0", "topic-id", 0)
     assert (len(index), index.next_offset) == (1, 2)
     index.close()
+
+
+@pytest.mark.parametrize("window", [1, 2, 1000])
+async def test_a_log_that_was_truncated_and_has_grown_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, window: int
+) -> None:
+    """The index is made anew, and told is all that is new, though as much was committed before."""
+    monkeypatch.setattr(matcher_module, "_DIFFERENCE_RECORDS", window)
+    before = World(tmp_path)
+    await before.append(default_match_settings(1))
+    await before.append(*map(picture, "abcdef"))
+    await before.matcher.close()
+    world = World(tmp_path)
+    world.log.entries = [
+        *before.log.entries[:4],
+        *(
+            LogEntry(offset, 2000, b"another", encode_log(picture(image_id)))
+            for offset, image_id in enumerate("xyz", 4)
+        ),
+    ]
+    # Settings and a, b, c are as they were; x, y, z are new, and 6 was committed.
+    await world.matcher.match(Stretch(LOG, 1, 6, world.log.entries[6:], 7))
+    assert [record.key for record in world.delivered] == [b"x", b"y", b"z"]
+    assert world.watermarks.committable({LOG}, 1) == {LOG: 7}
+    assert world.matcher.applied() == ((0, 7),)
+    await world.matcher.close()
