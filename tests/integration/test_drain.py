@@ -27,7 +27,7 @@ from tests.integration.pictures import photograph_file
 
 WAIT_SECONDS = 60.0
 STOP_SECONDS = 25.0
-PICTURES = 120
+PICTURES = 60
 PICTURE = photograph_file(8_000)
 # A stop waits five seconds for pictures on their way.
 SLOWEST_SECONDS = 0.5
@@ -131,7 +131,7 @@ def test_what_is_delivered_at_a_stop_is_committed(stack: Stack, origin: str) -> 
         assert set(told.values()) == {1}
         assert all(offset < answered[place] for place, offset in told)
         # The first record of each partition is its settings.
-        assert sum(told.values()) == sum(end - 1 for end in answered.values())
+        assert sum(told.values()) == sum(max(0, end - 1) for end in answered.values())
 
         stack.start()
         ids = [event.image_id for event in events]
