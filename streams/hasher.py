@@ -62,6 +62,7 @@ from streams.telemetry.delivery import CountedDelivery
 from streams.telemetry.flow import Flow
 from streams.telemetry.process import Telemetry, timed_fetch
 from streams.telemetry.registry import Steps
+from streams.telemetry.timeline import Done, Tracer
 
 logger = logging.getLogger(__name__)
 
@@ -121,6 +122,7 @@ def run_hasher(settings: Settings) -> Never:
         watermarks=app.watermarks,
         new_key=lambda: uuid.uuid4().bytes,
         fail=die,
+        tracer=telemetry.tracer,
     )
     telemetry.registry.computed(metrics.IN_WORK_EVENTS, lambda: hasher.in_work)
     telemetry.registry.computed(metrics.PARKED_EVENTS, lambda: hasher.parked)
@@ -181,6 +183,7 @@ class Hasher:
         watermarks: Watermarks,
         new_key: Callable[[], bytes],
         fail: Callable[[BaseException], None],
+        tracer: Tracer | None = None,
     ) -> None:
         """Take the parts; `new_key` gives a key that no log record had before."""
         self._settings = settings
@@ -192,6 +195,7 @@ class Hasher:
         self._watermarks = watermarks
         self._new_key = new_key
         self._fail = fail
+        self._tracer = tracer or Tracer()
         self._in_work = Budget(_IN_WORK_BYTES)
         window_bytes = min(_IN_WORK_BYTES, settings.window_size * _EVENT_BYTES)
         self._share_bytes = window_bytes * settings.fetch_share_percent // 100
@@ -392,8 +396,9 @@ class Hasher:
         window: Window,
     ) -> None:
         if isinstance(event, Rejection):
-            outgoing = dead_letter(partition, entry, event)
-        else:
+            await self._finish(dead_letter(partition, entry, event), window, entry.offset)
+            return
+        with self._tracer.noting() as timeline:
             hashed = await hash_image(event, self._fetch, self._hash_picture)
             if isinstance(hashed, Rejection):
                 outgoing = dead_letter(partition, entry, hashed, event.workspace)
@@ -409,6 +414,22 @@ class Hasher:
                     check=event.check,
                 )
                 outgoing = self._log_record(partition, entry, record)
+            await self._finish(outgoing, window, entry.offset)
+        self._tracer.tell(
+            timeline,
+            Done(
+                "ingest",
+                event.workspace,
+                event.image_id,
+                since_ms=entry.timestamp_ms,
+                headers=entry.headers,
+                place=(*partition, entry.offset),
+                failed=hashed.reason if isinstance(hashed, Rejection) else None,
+            ),
+        )
+
+    async def _finish(self, outgoing: Outgoing, window: Window, offset: int) -> None:
+        """Deliver what came of an event, and let the watermark pass it."""
         task = cast("asyncio.Task[None]", asyncio.current_task())
         self._delivering.add(task)
         task.add_done_callback(self._delivering.discard)
@@ -416,7 +437,7 @@ class Hasher:
             outgoing=[outgoing],
             deliver=self._deliver,
             apply=nothing_to_apply,
-            acknowledge=partial(window.finish, entry.offset),
+            acknowledge=partial(window.finish, offset),
         )
 
     def _removal(

@@ -14,6 +14,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Never, ParamSpec, TypeVar
@@ -56,6 +57,7 @@ from streams.telemetry.flow import Flow
 from streams.telemetry.matching import MatchMetrics
 from streams.telemetry.process import Telemetry
 from streams.telemetry.registry import Registry
+from streams.telemetry.timeline import Done, Tracer
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +93,7 @@ def run_matcher(settings: Settings) -> Never:
         watermarks=app.watermarks,
         topic_id=topic_id(settings, INDEX_LOG),
         registry=telemetry.registry,
+        tracer=telemetry.tracer,
     )
     flow.watch(settings)
     feed = Feed(app, INDEX_LOG, log, gather=settings.group_size)
@@ -163,8 +166,10 @@ class Matcher:
         watermarks: Watermarks,
         topic_id: str,
         registry: Registry | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         """Own nothing yet."""
+        self._tracer = tracer or Tracer()
         registry = registry or Registry("matcher")
         self._settings = settings
         self._log = log
@@ -226,15 +231,22 @@ class Matcher:
     async def _tell(self, index: PartitionIndex, stretch: Stretch) -> None:
         for entries, stop in _groups(stretch, self._settings.group_size):
             async with self._turns[stretch.partition.partition]:
-                group = await self._in_thread(self._match, index, stretch.partition, entries, stop)
-                await commit_group(
-                    outgoing=group.outgoing(),
-                    deliver=self._deliver,
-                    apply=partial(self._in_thread, self._commit, index, group.fresh()),
-                    acknowledge=partial(
-                        self._watermarks.advance, stretch.partition, stretch.assignment, stop
-                    ),
-                )
+                with self._tracer.noting() as timeline:
+                    group = await self._in_thread(
+                        self._match, index, stretch.partition, entries, stop
+                    )
+                    await commit_group(
+                        outgoing=group.outgoing(),
+                        deliver=self._deliver,
+                        apply=partial(self._in_thread, self._commit, index, group.fresh()),
+                        acknowledge=partial(
+                            self._watermarks.advance, stretch.partition, stretch.assignment, stop
+                        ),
+                    )
+                for arrival in group.arrivals:
+                    record, place = arrival.record, (*stretch.partition, arrival.offset)
+                    done = Done("match", record.workspace, record.image_id, place=place)
+                    self._tracer.tell(timeline, done)
             self._metrics.told(len(entries), group.arrivals, group.outcomes, group.reused)
             if logger.isEnabledFor(logging.DEBUG):
                 _log(stretch.partition, group)
@@ -313,8 +325,9 @@ class Matcher:
         searched = self._metrics.searched(index)
         began = time.perf_counter()
         found = outcomes(searched, partition.partition, firsts)
-        self._steps.took("search", searched.seconds)
-        self._steps.took("decide", time.perf_counter() - began - searched.seconds)
+        decide_seconds = time.perf_counter() - began - searched.seconds
+        self._steps.took("search", searched.seconds, decide_seconds)
+        self._steps.took("decide", decide_seconds)
         reused = set[int]()
         for arrival in arrivals:
             record, first = arrival.record, found[arrival.first].row.record
@@ -419,7 +432,8 @@ class Matcher:
 
     async def _in_thread(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, partial(function, *args, **kwargs))
+        run = copy_context().run  # what is noted in the thread is noted for this group
+        return await loop.run_in_executor(self._thread, partial(run, function, *args, **kwargs))
 
 
 def _is_of(entry: LogEntry, row: Row) -> bool:

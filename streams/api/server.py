@@ -137,7 +137,10 @@ async def _serve(settings: Settings, telemetry: Telemetry) -> None:
         watchdog.start()
         hashing = Hashing(settings, PictureHashing(settings, pool, steps.took), picture_bytes)
         service = Service(
-            answers, fetch=timed_fetch(fetcher.fetch, steps), hash_picture=hashing.hash_picture
+            answers,
+            fetch=timed_fetch(fetcher.fetch, steps),
+            hash_picture=hashing.hash_picture,
+            tracer=telemetry.tracer,
         )
         api = Api(settings, service=service, answers=answers, registry=telemetry.registry)
         runner = api.runner()

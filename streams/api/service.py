@@ -37,6 +37,7 @@ from streams.api.keys import Key
 from streams.api.problems import ProblemError
 from streams.api.requests import MatchRequest
 from streams.errors import RetryableError
+from streams.telemetry.timeline import Done, Tracer
 
 IDEMPOTENCY_KEY: Final = "Idempotency-Key"
 
@@ -70,9 +71,11 @@ class Service:
         *,
         fetch: Fetch,
         hash_picture: HashPicture,
+        tracer: Tracer | None = None,
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         """Take the parts."""
+        self._tracer = tracer or Tracer()
         self._answers = answers
         self._fetch = fetch
         self._hash_picture = hash_picture
@@ -103,6 +106,23 @@ class Service:
         Raises:
             ProblemError: there is no answer, and why.
         """
+        since_ms = self._clock_ms()
+        with self._tracer.noting() as timeline:
+            image_id, response = await self._match(request, key, idempotency_key, deadline, times)
+        if image_id is not None:
+            done = Done("request", key.workspace, image_id, since_ms=since_ms)
+            self._tracer.tell(timeline, done)
+        return response
+
+    async def _match(
+        self,
+        request: MatchRequest,
+        key: Key,
+        idempotency_key: str,
+        deadline: float,
+        times: Times,
+    ) -> tuple[str | None, MatchResponse]:
+        """Answer; also the id under which the picture is stored, if it is."""
         try:
             async with asyncio.timeout_at(deadline):
                 fingerprint = await self._fingerprint(request, key.workspace)
@@ -128,7 +148,7 @@ class Service:
                 record, request.threshold, idempotency_key, deadline, times
             )
         times.end("match")
-        return _response(answered, fingerprint, image_id, detail=request.detail)
+        return image_id, _response(answered, fingerprint, image_id, detail=request.detail)
 
     async def images(self, sha256: bytes, key: Key, *, deadline: float) -> tuple[KnownImage, ...]:
         """Give what is known of the pictures with these bytes.

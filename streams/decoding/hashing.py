@@ -14,8 +14,8 @@ from streams.decoding.pool import DecodePool, decode_limits
 from streams.decoding.timed import timed_fingerprint
 from streams.settings import Settings
 
-Took = Callable[[str, float], None]
-"""Hears of a step, `queue`, `decode` or `hash`, and its seconds."""
+Took = Callable[[str, float, float], None]
+"""Hears of a step, `queue`, `decode` or `hash`: its seconds, and for how many it has been over."""
 
 
 class PictureHashing:
@@ -42,8 +42,9 @@ class PictureHashing:
         decode_seconds, hash_seconds = (
             part if math.isfinite(part) and 0 <= part <= seconds else 0.0 for part in parts
         )
-        self._took("decode", decode_seconds)
+        ago_seconds = decode_seconds + hash_seconds
+        self._took("queue", max(0.0, seconds - ago_seconds), ago_seconds)
+        self._took("decode", decode_seconds, hash_seconds)
         if isinstance(found, Fingerprint):
-            self._took("hash", hash_seconds)
-        self._took("queue", max(0.0, seconds - decode_seconds - hash_seconds))
+            self._took("hash", hash_seconds, 0.0)
         return found

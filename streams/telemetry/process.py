@@ -15,6 +15,7 @@ from streams.telemetry import metrics
 from streams.telemetry.metrics import Process
 from streams.telemetry.registry import Registry, Steps
 from streams.telemetry.server import TelemetryServer
+from streams.telemetry.timeline import tracer
 
 # Why a fetch may be tried again; there from the start, so that the first retry is a rise.
 _PASSING: Final[tuple[Reason, ...]] = (
@@ -42,8 +43,10 @@ class Telemetry:
         """Serve at once, where the settings name a port.
 
         Raises:
-            MisconfiguredError: the address cannot be listened on.
+            MisconfiguredError: the address cannot be listened on, or traces are wanted that there
+                are not.
         """
+        self.tracer = tracer(process)
         self.registry = Registry(process)
         self.probes = Probes()
         self.server: TelemetryServer | None = None

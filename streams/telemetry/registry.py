@@ -29,6 +29,7 @@ from prometheus_client.registry import Collector
 from agents.decide import DECISION_VERSION
 from agents.fingerprint import FINGERPRINT_VERSION
 from streams.telemetry.metrics import BUILD_INFO, METRICS, STEP_DURATION_SECONDS, Metric, Process
+from streams.telemetry.timeline import CURRENT
 
 logger = logging.getLogger(__name__)
 
@@ -111,12 +112,15 @@ class Steps:
         self._seconds = registry.histogram(STEP_DURATION_SECONDS)
         self._children: dict[str, Histogram] = {}
 
-    def took(self, step: str, seconds: float) -> None:
-        """Count one pass through a step."""
+    def took(self, step: str, seconds: float, ago_seconds: float = 0.0) -> None:
+        """Count one pass through a step, which ended so long ago."""
         child = self._children.get(step)
         if child is None:
             child = self._children[step] = self._seconds.labels(step)
         child.observe(seconds)
+        timeline = CURRENT.get()
+        if timeline is not None:
+            timeline.took(step, seconds, ago_seconds)
 
     @contextmanager
     def time(self, step: str) -> Iterator[None]:
