@@ -415,6 +415,15 @@ class Stack:
         """Where that Prometheus answers, once it was asked for."""
         return f"http://127.0.0.1:{self._port_of(_PROMETHEUS)}"
 
+    def running_or_expected(self) -> list[Member]:
+        """The processes that there are to be, and what else of ours runs beside them."""
+        expected = {member.name for member in self.members}
+        return [
+            member
+            for member in self._all_members()
+            if member.name in expected or member.process() is not None
+        ]
+
     def _all_members(self) -> Iterator[Member]:
         """The processes that this object or an earlier one, perhaps a larger one, has started."""
         try:
@@ -608,9 +617,10 @@ def _show(stack: Stack, out: Console) -> bool:
         table.add_row(name, _pid(process), f"{_relative(kafka.log)}, {_relative(kafka.data)}/")
     elif stack.bootstrap:
         table.add_row(f"Kafka {stack.bootstrap}", "not ours", f"{BOOTSTRAP_VARIABLE} names it")
-    for member in stack.members:
+    expected = {member.name for member in stack.members}
+    for member in stack.running_or_expected():
         process = member.process()
-        complete = complete and process is not None
+        complete = complete and (process is not None or member.name not in expected)
         place = _relative(member.log)
         name = member.name
         if member.role == "matcher":
@@ -618,6 +628,8 @@ def _show(stack: Stack, out: Console) -> bool:
         elif member.role == _API:
             name += f" 127.0.0.1:{member.environment[_API_PORT_VARIABLE]}"
             place += f", {_relative(stack.settings.keys_file)}"
+        elif member.name == _PROMETHEUS:
+            name += f" {urlsplit(stack.prometheus_url).netloc}"
         table.add_row(name, _pid(process), place)
     out.print(table)
     return complete
