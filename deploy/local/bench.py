@@ -30,6 +30,7 @@ from deploy.local.stack import COMMAND
 from schemas.codec import encode_json, encode_log
 from schemas.records import Hashed, ImageIngested
 from schemas.topics import IMAGE_INGESTED, IMAGE_MATCHED, INDEX_LOG
+from streams.decoding.pool import ONE_THREAD
 from streams.evaluation.matching_rate import ASKED_CODES, VIEWS, made_fingerprint
 from streams.kafka.client import committed_offset, producer
 from streams.kafka.log import LogReader
@@ -105,6 +106,7 @@ def _hasher(settings: Settings, environment: dict[str, str]) -> float:
     """Events a second through the hasher, against a bare pool doing the same decode and hash."""
     rng = np.random.default_rng(SEED)
     pictures = [jpeg(rng) for _ in range(50)] * (HASHED_PICTURES // 50)
+    os.environ.update(ONE_THREAD)  # for the children, as the product's own have it
     with multiprocessing.get_context("spawn").Pool(DECODE_PROCESSES) as pool:
         pool.map(_bare, pictures[:50])  # imports done
         started = time.monotonic()
