@@ -11,7 +11,7 @@ NEEDS_A_BROKER := tests/integration tests/faults tests/operations
 LOCK := $(BIN)/uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 \
 	--generate-hashes --no-annotate --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade)
 
-.PHONY: help setup demo up down test check tests-without-broker fuzz lint format \
+.PHONY: help setup demo up down test check tests-without-broker fuzz chaos lint format \
 	types evaluate lock manifests bench bench-api clean
 
 help: ## list the targets
@@ -48,6 +48,11 @@ tests-without-broker: setup
 fuzz: setup ## look for bytes that do harm, pictures and records in turn (SECONDS=60 each)
 	@$(BIN)/python -m tests.fuzz.run pictures $(or $(SECONDS),60)
 	@$(BIN)/python -m tests.fuzz.run records $(or $(SECONDS),60)
+
+chaos: setup ## faults under load and a report (MINUTES=10 KILLS=0 RATE=50 EVERY=20 SEED=...)
+	@$(BIN)/python -m tests.faults.chaos $(if $(MINUTES),--minutes $(MINUTES)) \
+		$(if $(KILLS),--kills $(KILLS)) $(if $(RATE),--rate $(RATE)) \
+		$(if $(EVERY),--every $(EVERY)) $(if $(SEED),--seed $(SEED))
 
 lint: setup ## ruff: rules and format
 	@$(BIN)/ruff check $(SOURCES)

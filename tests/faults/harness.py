@@ -29,9 +29,15 @@ from typing import Final, Literal, Self, cast
 
 import psutil
 from confluent_kafka import ConsumerGroupState, KafkaException, Message
+from confluent_kafka.admin import (  # type: ignore[attr-defined] # its stubs export less
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    ResourceType,
+)
 
 from deploy.local.broker import Broker, _free_port
-from schemas.topics import INDEX_LOG
+from schemas.topics import IMAGE_INGESTED, INDEX_LOG
 from streams.entry import LogEntry
 from streams.errors import CorruptStateError, RetryableError
 from streams.kafka.client import admin_client, committed_offset, producer, topic_id
@@ -65,6 +71,7 @@ STOP_SECONDS: Final = 40.0
 SETTLE_SECONDS: Final = 180.0
 MEMBERS_SECONDS: Final = 120.0
 LOG_TAIL_LINES: Final = 15
+ANSWER_SECONDS: Final = 5.0
 CHILD: Final = "streams.decoding.pool_child"
 # A process that starts while the broker is away may say so and end; one that is asked to stop this
 # early may not have heard it.
@@ -72,6 +79,10 @@ STARTING_SECONDS: Final = 15.0
 
 Role = Literal["hasher", "matcher"]
 ROLES: Final[Mapping[str, Role]] = {HASHER_GROUP: "hasher", MATCHER_GROUP: "matcher"}
+MAIN_TOPICS: Final[Mapping[Role, tuple[str, str]]] = {
+    "hasher": (HASHER_GROUP, IMAGE_INGESTED),
+    "matcher": (MATCHER_GROUP, INDEX_LOG),
+}
 
 
 def seed_from_environment() -> int:
@@ -170,6 +181,8 @@ class PictureHost(ThreadingHTTPServer):
     """Serves pictures by their digest, each as late as its path says."""
 
     daemon_threads = True
+    # A hasher asks for 64 at once; a connection beyond the queue waits a second to be tried again.
+    request_queue_size = 128
 
     def __init__(self) -> None:
         """Take a free port."""
@@ -261,15 +274,18 @@ class Publisher(threading.Thread):
 class Timeline:
     """What was done to whom, and when."""
 
-    started: float = field(default_factory=time.monotonic)
-    entries: list[str] = field(default_factory=list)
+    started: float = field(default_factory=time.time)
+    entries: list[tuple[float, str]] = field(default_factory=list)
 
     def add(self, what: str) -> None:
         """Note it, and say it to whoever runs the test with -s."""
-        entry = f"{time.monotonic() - self.started:6.1f} s  {what}"
-        self.entries.append(entry)
-        sys.stdout.write(f"{entry}\n")
+        self.entries.append((time.time(), what))
+        sys.stdout.write(f"{self.lines()[-1]}\n")
         sys.stdout.flush()
+
+    def lines(self) -> list[str]:
+        """Give it for a person."""
+        return [f"{at - self.started:6.1f} s  {what}" for at, what in self.entries]
 
 
 class System:
@@ -346,6 +362,15 @@ class System:
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
+
+    def configure_topic(self, topic: str, name: str, value: str) -> None:
+        """Give a topic's configuration another value, as an operator would."""
+        self.timeline.add(f"{topic} has {name}={value}")
+        entry = ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
+        resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
+        admin = admin_client(self.settings)
+        (answer,) = admin.incremental_alter_configs([resource]).values()
+        answer.result(4 * ANSWER_SECONDS)
 
     def _add(self, role: Role, number: int) -> Worker:
         name = f"{role}-{number}"
@@ -629,6 +654,18 @@ class System:
                     members[group] = len(found.members)
         return members
 
+    def partitions_of(self, worker: Worker) -> tuple[int, ...]:
+        """Give the partitions of its main topic that a process owns; none in a rebalance."""
+        group, topic = MAIN_TOPICS[worker.role]
+        admin = admin_client(self.settings)  # kept: one without a name is gone before the answer
+        described = admin.describe_consumer_groups([group], request_timeout=ANSWER_SECONDS)
+        with suppress(KafkaException, TimeoutError):
+            for member in described[group].result(2 * ANSWER_SECONDS).members:
+                if member.group_instance_id == f"{group}-{worker.name}":
+                    owned = member.assignment.topic_partitions
+                    return tuple(sorted(each.partition for each in owned if each.topic == topic))
+        return ()
+
     def await_settled(self, seconds: float = SETTLE_SECONDS) -> None:
         """Wait until every group has committed the end of every topic of its own, twice in turn."""
         deadline = time.monotonic() + seconds
@@ -671,6 +708,14 @@ class System:
 
     def judge(self) -> Report:
         """Wait until all is done; ask the oracle about the broker and a copy of every index."""
+        _, report = self.examine()
+        assert not report.violations, self.describe(str(report))
+        assert not self.complaints, self.describe("\n".join(self.complaints))
+        self.sound = True
+        return report
+
+    def examine(self) -> tuple[History, Report]:
+        """Wait until all is done; give what the broker holds, and what the oracle says of it."""
         self.await_members()
         self.await_settled()
         self.timeline.add("settled")
@@ -687,10 +732,7 @@ class System:
                     for violation in _of_copy(directory, identity, partition, entries, report)
                 ]
         self.timeline.add(str(report))
-        assert not report.violations, self.describe(str(report))
-        assert not self.complaints, self.describe("\n".join(self.complaints))
-        self.sound = True
-        return report
+        return history, report
 
     def describe(self, what: str, behind: Mapping[GroupPartition, str] | None = None) -> str:
         """Say what is wrong, with all that one needs to look into it."""
@@ -699,7 +741,7 @@ class System:
             f"replay {self.test} with {SEED_VARIABLE}={self.seed}; logs in {self.directory}",
         ]
         lines += [f"  {at}: committed {offsets}" for at, offsets in (behind or {}).items()]
-        lines += self.timeline.entries
+        lines += self.timeline.lines()
         for worker in self.workers.values():
             lines.append(f"  {worker.name}, ended by itself with {worker.unasked_exits}:")
             lines.append(worker.tail())

@@ -1,17 +1,23 @@
 """The table "promise, test, last result": tests/faults/PROMISES.md, written by this module.
 
-A promise that no test holds is not made. Results are those of the last `make test` on this machine,
-which leaves them in build/test; where there are none, the table says so.
+A promise that no test holds is not made. `make chaos` writes the table, with its own result and
+those of the last `make test` on this machine, which leaves them in build/test; a result that is not
+there stays what it was.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 from xml.etree import ElementTree as ET
 
+from tests.faults.chaos_report import latest
+
 ROOT: Final = Path(__file__).resolve().parents[2]
 TABLE: Final = Path(__file__).with_name("PROMISES.md")
 RESULTS: Final = ROOT / "build" / "test"
+CHAOS_RESULTS: Final = ROOT / "build" / "chaos"
+CHAOS: Final = "make chaos"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +37,7 @@ PROMISES: Final = (
         (
             f"{_FAULTS}processes.py::test_random_kills",
             f"{_FAULTS}soak.py::test_mixed_faults",
+            CHAOS,
         ),
     ),
     Promise(
@@ -171,7 +178,7 @@ def table(results: dict[str, str]) -> str:
         "# Promises",
         "",
         "What is promised, the test that holds it, and its last result where this was written.",
-        "Written by `python -m tests.faults.promises`, from the results of `make test`.",
+        "Written by `make chaos`, and by `python -m tests.faults.promises` after `make test`.",
         "",
         "| promise | test | last result |",
         "|---|---|---|",
@@ -201,9 +208,16 @@ def last_results(folder: Path = RESULTS) -> dict[str, str]:
     }
 
 
+def written_results(text: str) -> dict[str, str]:
+    """Read the results that a table has."""
+    return dict(re.findall(r"^\|[^|]*\| `([^`]+)` \| ([^|]+) \|$", text, re.MULTILINE))
+
+
 def write_table() -> None:
     """Write the table anew."""
-    TABLE.write_text(table(last_results()))
+    chaos = latest(CHAOS_RESULTS)
+    of_chaos = {} if chaos is None else {CHAOS: chaos.summary}
+    TABLE.write_text(table(written_results(TABLE.read_text()) | last_results() | of_chaos))
 
 
 if __name__ == "__main__":

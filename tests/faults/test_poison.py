@@ -4,7 +4,7 @@ from collections import Counter
 
 from schemas.codec import encode_json
 from schemas.records import ImageIngested
-from schemas.topics import IMAGE_INGESTED, dead_letter_topic_name
+from schemas.topics import IMAGE_INGESTED, TOPICS, dead_letter_topic_name
 from streams.errors import PoisonedError
 from streams.kafka.client import committed_offset
 from streams.kafka.partitioner import partition_of
@@ -115,3 +115,39 @@ def test_all_poison(system: System) -> None:
         assert all(found[event.key] >= 1 for event in poison)
     for worker in hashers:
         system.restart(worker, CHECK_DEDUP_UNREADABLE_LIMIT=None)
+
+
+def test_dead_letters_that_cannot_be_written(system: System) -> None:
+    """The hasher stops with the reason, in front of the event; repaired, it goes on from there."""
+    system.await_settled()
+    hashers = system.of("hasher")
+    poison = unreadable(key_on(2, f"refused-{system.seed}"))
+    declared = TOPICS[DEAD_LETTERS].config()["max.message.bytes"]
+    head = committed(system, 2)
+    system.configure_topic(DEAD_LETTERS, "max.message.bytes", "16")
+    try:
+        with system.expecting_ends(*hashers):
+            system.publish(poison)
+            # Good ones behind it may be hashed; they may not take the watermark past it.
+            with system.publishing():
+                system.await_true(
+                    "a hasher stops", lambda: any(worker.unasked_exits for worker in hashers)
+                )
+            said = "".join(worker.said() for worker in hashers)
+            assert f"a record of {DEAD_LETTERS} was not delivered" in said
+            assert committed(system, 2) == head
+            assert letters(system)[poison.key] == 0
+            # Started again, it says what is wrong with the topic before it touches anything.
+            system.await_true(
+                "the topic is named",
+                lambda: any(
+                    f"{DEAD_LETTERS}: max.message.bytes" in worker.said() for worker in hashers
+                ),
+            )
+            assert committed(system, 2) == head
+            system.configure_topic(DEAD_LETTERS, "max.message.bytes", declared)
+            report = system.judge()
+    finally:
+        system.configure_topic(DEAD_LETTERS, "max.message.bytes", declared)
+    assert letters(system)[poison.key] == 1
+    assert report.outcomes

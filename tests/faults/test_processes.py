@@ -4,8 +4,12 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
+import pytest
+
 from tests.faults.harness import (
+    PARTITIONS,
     STOP_SECONDS,
+    Role,
     System,
     Worker,
 )
@@ -56,3 +60,44 @@ def test_drain_without_a_broker(system: System) -> None:
         worker.start()
     assert set(ends) <= {0, 3}, ends
     assert system.judge().outcomes
+
+
+@pytest.mark.parametrize("role", ["hasher", "matcher"])
+def test_one_three_one(system: System, role: Role) -> None:
+    """One becomes three and one again; a zombie that wakes after a takeover does no harm."""
+    zombie, leaving = system.of(role)[:2]
+    with system.publishing():
+        system.take_away(leaving)
+        system.await_members()
+        system.bring_back(leaving)
+        newcomer = system.add(role)
+        system.await_members()
+        zombie.freeze()
+        system.timeline.add(f"SIGSTOP {zombie.name}")
+        try:
+            taken_over = {*range(PARTITIONS)}
+            system.await_true(
+                "the others take over",
+                lambda: (
+                    {
+                        partition
+                        for worker in (leaving, newcomer)
+                        for partition in system.partitions_of(worker)
+                    }
+                    == taken_over
+                ),
+            )
+            # What it had begun is done by others now, before it comes to do it itself.
+            system.pause(2)
+        finally:
+            zombie.thaw()
+            system.timeline.add(f"SIGCONT {zombie.name}")
+        system.await_members()
+        system.take_away(newcomer)
+        system.take_away(leaving)
+        system.await_members()
+    report = system.judge()
+    system.bring_back(leaving)
+    system.await_members()
+    assert report.outcomes
+    assert not zombie.unasked_exits

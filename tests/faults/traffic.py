@@ -9,7 +9,9 @@ import io
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
+from itertools import count, islice
 from typing import Final
 
 import numpy as np
@@ -31,6 +33,11 @@ REMEMBERED: Final = 200
 # Share of the pictures that are not inline; those complete out of order.
 FETCHED: Final = 0.3
 SLOWEST_SECONDS: Final = 2.0
+# Where latency is measured, a picture's host must not be what makes it late.
+SLOWEST_MEASURED_SECONDS: Final = 0.3
+# Of traffic that goes on for long.
+EVENTS_PER_EDITION: Final = 1000
+EDITIONS: Final = 1_000_000
 
 Headers = tuple[tuple[str, bytes | None], ...]
 
@@ -51,13 +58,19 @@ class Event:
     reason: Reason | None = None
 
 
-def traffic(seed: int, origin: str, workspaces: Sequence[str] = WORKSPACES) -> Iterator[Event]:
+def traffic(
+    seed: int,
+    origin: str,
+    workspaces: Sequence[str] = WORKSPACES,
+    slowest_seconds: float = SLOWEST_SECONDS,
+) -> Iterator[Event]:
     """Give events for ever; the same seed gives the same events.
 
     Pictures that are to be fetched are at `origin`, at the path of `path_of`.
     """
     chance = random.Random(seed)
     families = [_original(seed * FAMILIES + family) for family in range(FAMILIES)]
+    picture = partial(_picture, chance, families, origin=origin, slowest_seconds=slowest_seconds)
     sent: list[Event] = []
     pictures: list[Picture] = []
     number = 0
@@ -71,14 +84,26 @@ def traffic(seed: int, origin: str, workspaces: Sequence[str] = WORKSPACES) -> I
             yield chance.choice(sent)
         elif draw < 0.12 and sent:
             # An id used twice: other bytes, which change nothing.
-            yield _picture(chance, families, chance.choice(pictures), number, origin)
+            yield picture(chance.choice(pictures), number)
         else:
             made = Picture(chance.choice(workspaces), f"media-{number}")
-            event = _picture(chance, families, made, number, origin)
+            event = picture(made, number)
             yield event
             sent = [*sent[-REMEMBERED:], event]
             pictures = [*pictures[-REMEMBERED:], made]
             number += 1
+
+
+def long_traffic(seed: int, origin: str) -> Iterator[Event]:
+    """Give events for hours: after each thousand, others from other newsrooms.
+
+    What can match is bounded that way: brute force over it is quadratic.
+    """
+    for edition in count():
+        workspaces = [f"{workspace} {edition}" for workspace in WORKSPACES]
+        of_its_own = seed * EDITIONS + edition
+        events = traffic(of_its_own, origin, workspaces, SLOWEST_MEASURED_SECONDS)
+        yield from islice(events, EVENTS_PER_EDITION)
 
 
 def path_of(content: bytes, delay_seconds: float) -> str:
@@ -91,11 +116,13 @@ def _picture(
     families: list[Image.Image],
     picture: Picture,
     number: int,
+    *,
     origin: str,
+    slowest_seconds: float,
 ) -> Event:
     content = _copy(chance, chance.choice(families))
     fetched = chance.random() < FETCHED
-    url = origin + path_of(content, chance.random() * SLOWEST_SECONDS)
+    url = origin + path_of(content, chance.random() * slowest_seconds)
     event = ImageIngested(
         *picture,
         url=url if fetched else None,
