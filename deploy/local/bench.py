@@ -31,7 +31,7 @@ from schemas.codec import encode_json, encode_log
 from schemas.records import Hashed, ImageIngested
 from schemas.topics import IMAGE_INGESTED, IMAGE_MATCHED, INDEX_LOG
 from streams.decoding.pool import ONE_THREAD
-from streams.evaluation.matching_rate import ASKED_CODES, VIEWS, made_fingerprint
+from streams.evaluation.matching_rate import PHOTOGRAPH, TWO_VIEWS, Made, made_fingerprint
 from streams.kafka.client import committed_offset, producer
 from streams.kafka.log import LogReader
 from streams.kafka.partitioner import partition_of
@@ -67,7 +67,9 @@ def main() -> int:
     with prepared(chosen) as (settings, environment):
         _cold_start(settings, environment)
         hashed = _hasher(settings, environment)
-        matched, stored = _matcher(settings, environment)
+        _matcher(settings, environment, TWO_VIEWS, has_goals=True)
+    with prepared(chosen) as (settings, environment):
+        matched, stored = _matcher(settings, environment, PHOTOGRAPH, has_goals=False)
     _sizing(hashed / DECODE_PROCESSES, matched, stored)
     return 0
 
@@ -132,10 +134,15 @@ def _hasher(settings: Settings, environment: dict[str, str]) -> float:
     return rate
 
 
-def _matcher(settings: Settings, environment: dict[str, str]) -> tuple[float, float]:
-    """Records a second of one matcher on one core, and how fast it rebuilds a lost index."""
+def _matcher(
+    settings: Settings, environment: dict[str, str], made: Made, *, has_goals: bool
+) -> tuple[float, float]:
+    """Records a second of one matcher on one core, and how fast it rebuilds a lost index.
+
+    The goals are those of pictures with two views; what all the views of a photograph cost is told.
+    """
     log = LogReader(settings, INDEX_LOG)
-    append(settings, BASE_PICTURES + MORE_PICTURES)
+    append(settings, BASE_PICTURES + MORE_PICTURES, made)
     total = _records(log)
     with running("matcher", environment, core=0) as process:
         base = total - MORE_PICTURES
@@ -145,10 +152,10 @@ def _matcher(settings: Settings, environment: dict[str, str]) -> tuple[float, fl
         wait(lambda: committed(settings, MATCHER_GROUP, INDEX_LOG) >= total)
         rate = (total - start) / (time.monotonic() - started)
         busy = (total - start) / (sum(process.cpu_times()[:2]) - busy_before)
-        what = f"matcher at {BASE_PICTURES:,} pictures, {VIEWS} views, {ASKED_CODES} codes asked"
-        figure(what, rate, "records/s", "> 1000")
+        what = f"matcher at {BASE_PICTURES:,} pictures, {made}"
+        figure(what, rate, "records/s", "> 1000" if has_goals else "")
         figure("  for each second of processor time that it got", busy, "records/s")
-        figure("  memory of the matcher", memory_mb(process), "MB", "< 400")
+        figure("  memory of the matcher", memory_mb(process), "MB", "< 400" if has_goals else "")
     files = (file for file in settings.data_directory.rglob("*") if file.is_file())
     stored = sum(file.stat().st_size for file in files) / total
     figure("  disk of the index, each picture", stored, "bytes")
@@ -158,7 +165,8 @@ def _matcher(settings: Settings, environment: dict[str, str]) -> tuple[float, fl
             float(line.rsplit(" in ", 1)[1].split()[0])
             for line in _lines(process, "rebuilt 0 to", PARTITIONS)
         ]
-        figure("rebuild of the index from the log", total / sum(rebuilt), "records/s", "> 20000")
+        goal = "> 20000" if has_goals else ""
+        figure("rebuild of the index from the log", total / sum(rebuilt), "records/s", goal)
     return rate, stored
 
 
@@ -196,7 +204,7 @@ def _publish(settings: Settings, pictures: list[bytes]) -> None:
     client.flush()
 
 
-def append(settings: Settings, pictures: int) -> None:
+def append(settings: Settings, pictures: int, made: Made = PHOTOGRAPH) -> None:
     """Append hashed pictures to the log; some are near-copies of an earlier one."""
     rng = np.random.default_rng(SEED)
     client = producer(settings)
@@ -206,7 +214,7 @@ def append(settings: Settings, pictures: int) -> None:
         origin = origins[int(rng.integers(len(origins)))] if copied else number
         origins.append(origin)
         workspace = f"bench-{origin % WORKSPACES}"
-        found = made_fingerprint(origin, SEED, copy=number - origin)
+        found = made_fingerprint(origin, SEED, copy=number - origin, made=made)
         record = encode_log(Hashed(1, workspace, f"bench-{number}", "event", found, 0))
         place = partition_of(workspace, PARTITIONS)
         _produce(client, INDEX_LOG, uuid.uuid4().bytes, record, place)
