@@ -26,6 +26,8 @@ class Promise:
 
     sentence: str
     tests: tuple[str, ...]
+    readme: str | None = None
+    """What the README makes it under: the words in bold."""
 
 
 _FAULTS: Final = "tests/faults/test_"
@@ -37,12 +39,19 @@ PROMISES: Final = (
         (
             f"{_FAULTS}processes.py::test_random_kills",
             f"{_FAULTS}soak.py::test_mixed_faults",
+            f"{_FAULTS}failpoints.py::test_each_fail_point",
+            f"{_FAULTS}processes.py::test_one_three_one",
             CHAOS,
         ),
+        readme="Restart",
     ),
     Promise(
         "A dead letter is the record as it was, set aside once; its neighbours are processed",
-        (f"{_FAULTS}poison.py::test_poison_at_the_committed_head",),
+        (
+            f"{_FAULTS}poison.py::test_poison_at_the_committed_head",
+            f"{_FAULTS}poison.py::test_dead_letters_that_cannot_be_written",
+        ),
+        readme="A dead letter",
     ),
     Promise(
         "When nothing can be read any more, the hasher stops",
@@ -50,6 +59,7 @@ PROMISES: Final = (
             f"{_FAULTS}poison.py::test_all_poison",
             "tests/unit/streams/test_circuit.py::test_a_restart_gets_no_further",
         ),
+        readme="When nothing can be read",
     ),
     Promise(
         "A broker that restarts or dies needs no operator",
@@ -87,10 +97,12 @@ PROMISES: Final = (
             f"{_ODD_LOGS}::test_an_offset_of_a_topic_that_is_gone_means_nothing",
             f"{_ODD_LOGS}::test_an_index_log_that_is_made_anew_stops_the_matcher",
         ),
+        readme="A topic that is not what it was",
     ),
     Promise(
         "Where to begin is never guessed: no committed offset, or one beyond the end, is an error",
         (f"{_ODD_LOGS}::test_no_start_where_nobody_knows_where_to_begin",),
+        readme="A process that does not start",
     ),
     Promise(
         "A log that was truncated and has grown again is told whole; its index is made anew",
@@ -139,7 +151,11 @@ PROMISES: Final = (
     ),
     Promise(
         "A lost or damaged index is rebuilt or refused, and never finds less",
-        ("tests/unit/index/test_damage.py::test_damage_is_never_silent",),
+        (
+            f"{_FAULTS}state.py::test_damaged_store",
+            "tests/unit/index/test_damage.py::test_damage_is_never_silent",
+        ),
+        readme="A lost disk",
     ),
     Promise(
         "Search finds all that brute force finds, within a workspace and never beyond it",
@@ -149,12 +165,40 @@ PROMISES: Final = (
         ),
     ),
     Promise(
+        "While no host answers, a hasher waits instead of dead-lettering what it cannot fetch",
+        ("tests/unit/streams/test_fetch.py::test_while_no_host_answers_nobody_is_rejected",),
+        readme="No network",
+    ),
+    Promise(
+        "A dead letter that is replayed ends in one outcome",
+        ("tests/integration/test_dlq.py::test_a_picture_that_is_replayed_ends_in_one_outcome",),
+        readme="Dead letters",
+    ),
+    Promise(
+        "The log and the indexes can be looked at beside running processes",
+        (
+            "tests/integration/test_index_commands.py::test_the_log_is_printed",
+            (
+                "tests/integration/test_index_commands.py::"
+                "test_an_index_is_counted_and_verified_beside_its_matcher"
+            ),
+        ),
+        readme="What happened",
+    ),
+    Promise(
+        "With traces and without, what is written to Kafka is the same",
+        ("tests/integration/test_tracing.py::test_one_trace_from_the_event_to_its_outcome",),
+        readme="Traces",
+    ),
+    Promise(
         "A redelivered event gets its first outcome again, byte for byte",
         ("tests/unit/index/test_partition.py::test_a_redelivery_gets_its_first_outcome_again",),
+        readme="One outcome",
     ),
     Promise(
         "The next picture can match the one before it",
         ("tests/unit/index/test_partition.py::test_the_next_picture_matches_the_one_before_it",),
+        readme="Order",
     ),
     Promise(
         "What is removed stays removed, also when it is delivered again or was not there yet",
@@ -168,6 +212,7 @@ PROMISES: Final = (
                 "test_a_picture_removed_before_it_arrives_is_never_indexed"
             ),
         ),
+        readme="Removed",
     ),
 )
 

@@ -32,6 +32,14 @@ def test_every_promise_has_a_test() -> None:
             assert name in defined(ROOT / path), test
 
 
+def test_what_the_readme_promises_is_held_by_a_test() -> None:
+    """Each point in bold is a promise of the table, or no promise: where to look."""
+    no_promises = {"Is an index right?", "Look at", "In a cluster"}
+    points = re.findall(r"^- \*\*(.+?)\*\*", (ROOT / "README.md").read_text(), re.MULTILINE)
+    promised = [promise.readme for promise in PROMISES if promise.readme is not None]
+    assert sorted(points) == sorted({*promised, *no_promises})
+
+
 def test_table() -> None:
     """The table has these promises and tests; its results are those of whoever wrote it."""
 
