@@ -23,6 +23,8 @@ def small_disk(system: System) -> Iterator[Path]:
     """Move a matcher's data to a disk of its own, that can be filled."""
     matcher = system.of("matcher")[0]
     directory = system.data_of(matcher.name)
+    # It has joined its group; asked to stop at once, it opens no index.
+    system.await_true(f"{matcher.name} has an index", directory.is_dir)
     system.take_away(matcher)
     moved = directory.with_name("moved")
     directory.rename(moved)
