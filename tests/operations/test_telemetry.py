@@ -299,12 +299,13 @@ def ask(run: Run, expr: str) -> list[Series]:
 
 
 def selectors(expr: str) -> list[str]:
-    """Give what an expression selects, by name and labels."""
+    """Give what an expression selects, by name and labels; an offset reaches before the run."""
     found: list[str] = []
 
     def visit(node: object) -> bool:
         if isinstance(node, promql_parser.VectorSelector):
-            found.append(str(node).split("[")[0].removesuffix("{}"))
+            selected = str(node).split("[")[0].split(" offset ")[0]
+            found.append(selected.removesuffix("{}"))
         return True
 
     promql_parser.walk(promql_parser.parse(expr.replace("$__rate_interval", "1m")), visit)
