@@ -2,12 +2,10 @@
 
 import re
 import socket
-import threading
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -16,6 +14,7 @@ from deploy.local.stack import Stack
 from schemas.codec import Headers, encode_json
 from schemas.records import ImageIngested
 from schemas.topics import IMAGE_INGESTED
+from tests.integration.picture_host import serving
 from tests.integration.pictures import photograph_file
 
 WAIT_SECONDS = 90.0
@@ -26,36 +25,6 @@ NEIGHBOURS = 60
 NEIGHBOURS_SECONDS = 15.0
 HOSTS = 16
 PICTURES_PER_HOST = 4
-
-
-class Picture(BaseHTTPRequestHandler):
-    """A host that answers every request with a picture."""
-
-    def do_GET(self) -> None:
-        """Give it."""
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(PICTURE)))
-        self.end_headers()
-        self.wfile.write(PICTURE)
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
-
-
-class Server(ThreadingHTTPServer):
-    """Takes a burst of connections, and does not wait for them when it stops."""
-
-    daemon_threads = True
-    block_on_close = False
-    request_queue_size = 256
-
-
-def served(stack: ExitStack, address: str, port: int = 0) -> int:
-    """Run a host of pictures for as long as `stack` lasts; give its port."""
-    server = stack.enter_context(Server((address, port), Picture))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    stack.callback(server.shutdown)
-    return server.server_port
 
 
 def by_url(url: str) -> tuple[str, tuple[str, bytes, bytes, Headers]]:
@@ -79,8 +48,7 @@ def test_a_dead_host_holds_up_no_neighbour(
     The good ones have their outcomes long before it is given up, and then all of its have ended.
     """
     dead = [by_url(f"http://127.0.0.2:{silent_port}/{n}") for n in range(DEAD_EVENTS)]
-    with ExitStack() as hosts:
-        port = served(hosts, "127.0.0.1")
+    with serving(PICTURE) as port:
         good = [by_url(f"http://127.0.0.1:{port}/{n}") for n in range(NEIGHBOURS)]
         began = time.monotonic()
         half = DEAD_EVENTS - NEIGHBOURS
@@ -146,7 +114,7 @@ def test_an_outage_of_ours_rejects_nobody(client: Client, stack: Stack) -> None:
             meanwhile=stack.require_alive,
         )
         for address, port in places:
-            served(hosts, address, port)
+            hosts.enter_context(serving(PICTURE, address, port))
         assert client.wait(
             lambda: all(client.ended(image_id) for image_id, _ in pictures),
             WAIT_SECONDS,

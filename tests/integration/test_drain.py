@@ -3,13 +3,10 @@
 import os
 import random
 import signal
-import threading
-import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -23,6 +20,7 @@ from streams.delivery import TopicPartition
 from streams.kafka.client import committed_offset
 from streams.kafka.log import LogReader
 from streams.kafka.topics import HASHER_GROUP, MATCHER_GROUP
+from tests.integration.picture_host import serving
 from tests.integration.pictures import photograph_file
 
 WAIT_SECONDS = 60.0
@@ -33,38 +31,12 @@ PICTURE = photograph_file(8_000)
 SLOWEST_SECONDS = 0.5
 
 
-class Slow(BaseHTTPRequestHandler):
-    """A host that answers each request when it likes."""
-
-    chance = random.Random(1)
-
-    def do_GET(self) -> None:
-        """Wait, then serve."""
-        time.sleep(self.chance.uniform(0, SLOWEST_SECONDS))
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(PICTURE)))
-        self.end_headers()
-        self.wfile.write(PICTURE)
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
-
-
-class Host(ThreadingHTTPServer):
-    """Takes a burst of connections, and does not wait for them when it stops."""
-
-    daemon_threads = True
-    block_on_close = False
-    request_queue_size = 256
-
-
 @pytest.fixture
 def origin() -> Iterator[str]:
-    """Give the address of such a host."""
-    with Host(("127.0.0.1", 0), Slow) as host:
-        threading.Thread(target=host.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{host.server_port}"
-        host.shutdown()
+    """Give the address of a host that answers each request when it likes."""
+    chance = random.Random(1)
+    with serving(PICTURE, delay_seconds=lambda _: chance.uniform(0, SLOWEST_SECONDS)) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 @pytest.fixture

@@ -1,11 +1,9 @@
 """One workspace with many slow pictures holds up nobody else."""
 
 import os
-import threading
 import time
 import uuid
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -14,6 +12,7 @@ from deploy.local.client import Client
 from deploy.local.stack import Stack, without_settings
 from schemas.records import ImageIngested
 from streams.telemetry.scrape import Scrape
+from tests.integration.picture_host import serving
 from tests.integration.pictures import photograph_file
 
 WAIT_SECONDS = 120.0
@@ -32,37 +31,16 @@ SETTINGS = {
 }
 
 
-class Host(BaseHTTPRequestHandler):
-    """All hosts: those below /slow take their time."""
-
-    def do_GET(self) -> None:
-        """Serve."""
-        if self.path.startswith("/slow"):
-            time.sleep(SLOW_SECONDS)
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(PICTURE)))
-        self.end_headers()
-        self.wfile.write(PICTURE)
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
-
-
-class Server(ThreadingHTTPServer):
-    """Takes a burst of connections, and does not wait for them when it stops."""
-
-    daemon_threads = True
-    block_on_close = False
-    request_queue_size = 256
+def slow(path: str) -> float:
+    """Those below /slow take their time."""
+    return SLOW_SECONDS if path.startswith("/slow") else 0.0
 
 
 @pytest.fixture
 def port() -> Iterator[int]:
     """Run the hosts, all addresses of this machine; give their port."""
-    with Server(("0.0.0.0", 0), Host) as server:  # noqa: S104 - they are many hosts
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server.server_port
-        server.shutdown()
+    with serving(PICTURE, "0.0.0.0", delay_seconds=slow) as running:  # noqa: S104 - many hosts
+        yield running
 
 
 def test_a_flood_of_slow_pictures_holds_up_no_other_workspace(
