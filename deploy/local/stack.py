@@ -415,14 +415,11 @@ class Stack:
         """Where that Prometheus answers, once it was asked for."""
         return f"http://127.0.0.1:{self._port_of(_PROMETHEUS)}"
 
-    def running_or_expected(self) -> list[Member]:
-        """The processes that there are to be, and what else of ours runs beside them."""
+    def running_beside(self) -> list[Member]:
+        """What else of ours runs than the processes that there are to be."""
         expected = {member.name for member in self.members}
-        return [
-            member
-            for member in self._all_members()
-            if member.name in expected or member.process() is not None
-        ]
+        others = (member for member in self._all_members() if member.name not in expected)
+        return [member for member in others if member.process() is not None]
 
     def _all_members(self) -> Iterator[Member]:
         """The processes that this object or an earlier one, perhaps a larger one, has started."""
@@ -617,10 +614,9 @@ def _show(stack: Stack, out: Console) -> bool:
         table.add_row(name, _pid(process), f"{_relative(kafka.log)}, {_relative(kafka.data)}/")
     elif stack.bootstrap:
         table.add_row(f"Kafka {stack.bootstrap}", "not ours", f"{BOOTSTRAP_VARIABLE} names it")
-    expected = {member.name for member in stack.members}
-    for member in stack.running_or_expected():
+    for member in (*stack.members, *stack.running_beside()):
         process = member.process()
-        complete = complete and (process is not None or member.name not in expected)
+        complete = complete and process is not None
         place = _relative(member.log)
         name = member.name
         if member.role == "matcher":
