@@ -393,7 +393,7 @@ def _sketch(picture: Fingerprint) -> Grey | None:
 
 def _frames_of_both(
     picture: Fingerprint, earlier: Fingerprint, *, mirrored: bool
-) -> tuple[Box, Box]:
+) -> tuple[Box, Box] | None:
     """Where the picture is in each, if each has something around it.
 
     Where one has not, a frame in the other is what they share, or none: text that was laid over it.
@@ -403,7 +403,7 @@ def _frames_of_both(
         for each in (picture, earlier)
     )
     if WHOLE_BOX in {one, other}:
-        return WHOLE_BOX, WHOLE_BOX
+        return None
     return _mirrored(one) if mirrored else one, other
 
 

@@ -102,12 +102,13 @@ def compare(
     other_met: Box,
     *,
     turned_degrees: float = 0.0,
-    frames: tuple[Box, Box] = (WHOLE_BOX, WHOLE_BOX),
+    frames: tuple[Box, Box] | None = None,
 ) -> Comparison | None:
     """Lay two sketches over each other so that the boxes that met coincide.
 
     `turned_degrees`: they met when the one was turned by this angle, counterclockwise.
-    `frames`: where in each of them the picture is; the rest is a border or an app's page.
+    `frames`: where in each of them the picture is, the rest being a border or an app's page; None
+    where that is not so in both.
     None where the overlap is too small or has nothing in it to compare.
     """
     box, other_box = _overlap(met, other_met)
@@ -119,7 +120,9 @@ def compare(
         return None
     first = _sampled(one, box, rows, columns)
     second = _sampled(other, other_box, rows, columns)
-    pictures = _within(frames[0], box), _within(frames[1], other_box)
+    pictures: tuple[Box, ...] = ()
+    if frames is not None:
+        pictures = _within(frames[0], box), _within(frames[1], other_box)
     windows = _windows(first, second, None, pictures)
     aligned, left_out = box == other_box == WHOLE_BOX, 0.0
     if not aligned or windows is None or windows.agreement < _AGREEMENT_AS_THEY_LIE:
@@ -194,7 +197,7 @@ def _weights(length: int, start: float, end: float, count: int) -> Grey:
 
 
 def _windows(
-    one: Grey, other: Grey, shared: Mask | None, frames: tuple[Box, Box]
+    one: Grey, other: Grey, shared: Mask | None, frames: tuple[Box, ...]
 ) -> _Windows | None:
     """The windows that have texture in either picture; None where there is none.
 
