@@ -4,7 +4,6 @@ Starts a broker of its own and the real processes. Prints each figure with the g
 against; says on what it was measured. Not a test: a busy machine gives other figures.
 """
 
-import multiprocessing
 import os
 import platform
 import shutil
@@ -30,7 +29,7 @@ from deploy.local.stack import COMMAND
 from schemas.codec import encode_json, encode_log
 from schemas.records import Hashed, ImageIngested
 from schemas.topics import IMAGE_INGESTED, IMAGE_MATCHED, INDEX_LOG
-from streams.decoding.pool import ONE_THREAD
+from streams.evaluation.cost import bare_pool
 from streams.evaluation.matching_rate import PHOTOGRAPH, TWO_VIEWS, Made, made_fingerprint
 from streams.kafka.client import committed_offset, producer
 from streams.kafka.log import LogReader
@@ -67,9 +66,9 @@ def main() -> int:
     with prepared(chosen) as (settings, environment):
         _cold_start(settings, environment)
         hashed = _hasher(settings, environment)
-        _matcher(settings, environment, TWO_VIEWS, has_goals=True)
+        _matcher(settings, environment, TWO_VIEWS)
     with prepared(chosen) as (settings, environment):
-        matched, stored = _matcher(settings, environment, PHOTOGRAPH, has_goals=False)
+        matched, stored = _matcher(settings, environment, PHOTOGRAPH)
     _sizing(hashed / DECODE_PROCESSES, matched, stored)
     return 0
 
@@ -108,8 +107,7 @@ def _hasher(settings: Settings, environment: dict[str, str]) -> float:
     """Events a second through the hasher, against a bare pool doing the same decode and hash."""
     rng = np.random.default_rng(SEED)
     pictures = [jpeg(rng) for _ in range(50)] * (HASHED_PICTURES // 50)
-    os.environ.update(ONE_THREAD)  # for the children, as the product's own have it
-    with multiprocessing.get_context("spawn").Pool(DECODE_PROCESSES) as pool:
+    with bare_pool(DECODE_PROCESSES) as pool:
         pool.map(_bare, pictures[:50])  # imports done
         started = time.monotonic()
         pool.map(_bare, pictures, chunksize=1)
@@ -134,13 +132,12 @@ def _hasher(settings: Settings, environment: dict[str, str]) -> float:
     return rate
 
 
-def _matcher(
-    settings: Settings, environment: dict[str, str], made: Made, *, has_goals: bool
-) -> tuple[float, float]:
+def _matcher(settings: Settings, environment: dict[str, str], made: Made) -> tuple[float, float]:
     """Records a second of one matcher on one core, and how fast it rebuilds a lost index.
 
     The goals are those of pictures with two views; what all the views of a photograph cost is told.
     """
+    has_goals = made == TWO_VIEWS
     log = LogReader(settings, INDEX_LOG)
     append(settings, BASE_PICTURES + MORE_PICTURES, made)
     total = _records(log)

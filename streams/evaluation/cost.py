@@ -9,8 +9,10 @@ import os
 import random
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing import get_context
+from multiprocessing.pool import Pool
 from pathlib import Path
 from typing import Final
 
@@ -58,9 +60,22 @@ def cost(
     """Measure on a few of the pictures, enlarged to a small and a large number of pixels."""
     smalls = [_enlarged(path, small) for path in pictures[:timed]]
     larges = [_enlarged(path, large) for path in pictures[: max(1, timed // 4)]]
-    os.environ.update(ONE_THREAD)  # for the child; this process has its threads already
-    with get_context("spawn").Pool(1) as child:
+    with bare_pool(1) as child:
         return child.apply(_measured, (smalls, larges))
+
+
+@contextmanager
+def bare_pool(processes: int) -> Iterator[Pool]:
+    """Give a plain pool, each child with one thread, as where the product hashes."""
+    before = dict(os.environ)
+    os.environ.update(ONE_THREAD)
+    try:
+        pool = get_context("spawn").Pool(processes)  # they are started here, with this environment
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+    with pool:
+        yield pool
 
 
 def _measured(smalls: Sequence[bytes], larges: Sequence[bytes]) -> Cost:
