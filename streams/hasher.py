@@ -48,14 +48,14 @@ from streams.engine.transport import build_app
 from streams.engine.worker import add_agent, run, watched
 from streams.entry import LogEntry
 from streams.errors import PoisonedError
-from streams.fetching.fetch import Fetcher
+from streams.fetching.fetch import Fetcher, host_of
 from streams.fetching.picture_bytes import PictureBytes
 from streams.kafka.dead_letters import dead_letter
 from streams.kafka.log import LogReader
 from streams.kafka.partitioner import partition_of
 from streams.kafka.producer import DeliveringProducer
 from streams.kafka.topics import HASHER_GROUP, LOG_CONTENT_TYPE
-from streams.parking import Parked, WindowShares
+from streams.parking import Parked, Sharer, WindowShares
 from streams.settings import Settings
 from streams.telemetry import metrics
 from streams.telemetry.delivery import CountedDelivery
@@ -232,13 +232,9 @@ class Hasher:
                 while work := set().union(*self._work.values()):
                     await asyncio.wait(work)
                 raise _poisoned(stretch.partition, entry.offset, circuit)
-            size_bytes, workspace = _size_bytes(entry), _fetches_for(event)
-            if (
-                workspace is not None
-                and not self._has_room(stretch.partition, workspace, size_bytes)
-                and window.park(entry.offset)
-            ):
-                self._park(stretch.partition, entry.offset, workspace, window)
+            full = self._waits_for(stretch.partition, entry, event)
+            if full is not None and window.park(entry.offset):
+                self._park(stretch.partition, entry.offset, full, window)
             elif await window.enter(entry.offset):
                 await self._begin(stretch.partition, entry, event, window)
             else:
@@ -253,69 +249,84 @@ class Hasher:
         window: Window,
     ) -> None:
         """Begin work on an event that the window has admitted."""
-        size_bytes, workspace = _size_bytes(entry), _fetches_for(event)
+        size_bytes, sharers = _size_bytes(entry), _sharers(event)
         await self._in_work.take(size_bytes)
         task = asyncio.create_task(self._picture(partition, entry, event, window))
         task.add_done_callback(partial(self._in_work.give_back, size_bytes))
-        if workspace is not None:
-            self._shares.take(workspace, size_bytes)
-            task.add_done_callback(partial(self._shares.give_back, workspace, size_bytes))
+        self._shares.take(sharers, size_bytes)
+        task.add_done_callback(partial(self._shares.give_back, sharers, size_bytes))
         tasks = self._work.setdefault(partition, set())
         tasks.add(task)
         task.add_done_callback(partial(self._done, tasks))
 
-    def _has_room(self, partition: TopicPartition, workspace: str, size_bytes: int) -> bool:
-        parked = self._parked.get(partition)
-        if parked is not None and workspace in parked:
-            return False
-        return self._shares.fits(workspace, size_bytes)
+    def _waits_for(
+        self, partition: TopicPartition, entry: LogEntry, event: ImageIngested | Rejection
+    ) -> Sharer | None:
+        """Say whose share of the window leaves no room for an event, or was waited for before."""
+        sharers = _sharers(event)
+        parked = self._parked.get(partition, ())
+        waited_for = next((sharer for sharer in sharers if sharer in parked), None)
+        return waited_for or self._shares.full(sharers, _size_bytes(entry))
 
-    def _park(self, partition: TopicPartition, offset: int, workspace: str, window: Window) -> None:
-        """Remember an event of a workspace that has its share; see to it that its turn comes."""
+    def _park(self, partition: TopicPartition, offset: int, full: Sharer, window: Window) -> None:
+        """Remember an event that waits for a share; see to it that its turn comes."""
         parked = self._parked.get(partition)
         if parked is None:
             parked = self._parked[partition] = Parked()
             task = asyncio.create_task(self._unpark(partition, parked, window))
             self._unparking.add(task)
             task.add_done_callback(partial(self._done, self._unparking))
-        if workspace not in parked:
+        if full not in parked:
             logger.warning(
-                "%s %d: workspace %r has its share of the window; from here on its pictures wait, "
+                "%s %d: %s has its share of the window; from here on its pictures wait, "
                 "and others' go on",
                 partition,
                 offset,
-                workspace,
+                full,
             )
-        parked.add(workspace, offset)
+        parked.add(full, offset)
 
     async def _unpark(self, partition: TopicPartition, parked: Parked, window: Window) -> None:
         """Take parked events into work as there is room for them, until there are none."""
         while parked.waiting():
             await asyncio.sleep(_UNPARK_SECONDS)
-            for workspace in parked.waiting():
-                room_bytes = self._shares.room_bytes(workspace)
-                if room_bytes < self._share_bytes * _WORTH_READING:
-                    continue
-                offsets = parked.first(workspace, max(1, room_bytes // _EVENT_BYTES))
-                entries, reached = await self._read_again(partition, offsets)
-                found = {entry.offset: entry for entry in entries}
-                for offset in offsets:
-                    entry = found.get(offset)
-                    if offset >= reached or (
-                        entry is not None and not self._shares.fits(workspace, _size_bytes(entry))
-                    ):
-                        break
-                    if not await window.unpark():
-                        return
-                    parked.take(workspace)
-                    if entry is None:
-                        logger.critical("%s %d: gone before it was processed", partition, offset)
-                        window.finish(offset)
-                    else:
-                        event = decode_image_ingested(entry.key, entry.value)
-                        await self._begin(partition, entry, event, window)
+            for sharer in parked.waiting():
+                room_bytes = self._shares.room_bytes(sharer)
+                if room_bytes >= self._share_bytes * _WORTH_READING:
+                    offsets = parked.first(sharer, max(1, room_bytes // _EVENT_BYTES))
+                    await self._take_in(partition, parked, sharer, offsets, window)
         if self._parked.get(partition) is parked:
             del self._parked[partition]
+
+    async def _take_in(
+        self,
+        partition: TopicPartition,
+        parked: Parked,
+        sharer: Sharer,
+        offsets: Sequence[int],
+        window: Window,
+    ) -> None:
+        """Take the first events that wait for a share into work, as far as there is room."""
+        entries, reached = await self._read_again(partition, offsets)
+        found = {entry.offset: entry for entry in entries}
+        for offset in offsets:
+            entry = found.get(offset)
+            if entry is None:
+                if offset >= reached or not await window.unpark():
+                    return
+                logger.critical("%s %d: gone before it was processed", partition, offset)
+                window.finish(parked.take(sharer))
+                continue
+            event = decode_image_ingested(entry.key, entry.value)
+            full = self._shares.full(_sharers(event), _size_bytes(entry))
+            if full is None and await window.unpark():
+                parked.take(sharer)
+                await self._begin(partition, entry, event, window)
+            elif full is not None and full != sharer:
+                # Its host has room and its workspace not, or the other way round.
+                parked.add(full, parked.take(sharer))
+            else:
+                return
 
     async def remove(self, stretch: Stretch) -> None:
         """Append a stretch of `image-removed` to the log, in its order.
@@ -482,11 +493,12 @@ def _size_bytes(entry: LogEntry) -> int:
     return max(len(entry.value or b""), _EVENT_BYTES)
 
 
-def _fetches_for(event: ImageIngested | Rejection) -> str | None:
-    """Give the workspace on whose behalf is fetched; None where nothing is, which is never slow."""
-    if isinstance(event, Rejection) or event.content is not None:
-        return None
-    return event.workspace
+def _sharers(event: ImageIngested | Rejection) -> tuple[Sharer, ...]:
+    """Give for whom and from where is fetched; none where nothing is, which is never slow."""
+    if isinstance(event, Rejection) or event.url is None:
+        return ()
+    host = host_of(event.url)
+    return (Sharer("workspace", event.workspace), Sharer("host", host)) if host else ()
 
 
 def _readable(partition: TopicPartition, entry: LogEntry) -> bool:

@@ -215,7 +215,7 @@ class Settings:
         "CHECK_DEDUP_FETCH_SHARE_PERCENT",
         50,
         "Most of those that one host, or one workspace, may hold; and most of a hasher's window "
-        "for one workspace's pictures that are to be fetched.",
+        "for its pictures that are to be fetched.",
         unit="percent",
         least=1,
     )

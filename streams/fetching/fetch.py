@@ -351,6 +351,14 @@ class _Resolver(AbstractResolver):
         """Nothing is open: the threads are the fetcher's."""
 
 
+def host_of(url: str) -> str | None:
+    """Give the host that a URL names; None where it is refused, for which nobody is asked."""
+    try:
+        return _checked(url).host
+    except _RefusedError:
+        return None
+
+
 def _checked(text: str, base: URL | None = None) -> URL:
     """The URL to ask, where it is one that we ask."""
     try:

@@ -66,8 +66,9 @@ class World:
     async def fetch(self, url: str, workspace: str, /) -> bytes | Rejection:
         """Give a picture once its gate is open."""
         assert workspace in WORKSPACES
-        await self.gates.setdefault(url, asyncio.Event()).wait()
-        return Rejection("http_status") if "404" in url else url.encode()
+        name = url.rpartition("/")[2]
+        await self.gates.setdefault(name, asyncio.Event()).wait()
+        return Rejection("http_status") if "404" in name else name.encode()
 
     async def hash_picture(self, content: bytes, /) -> Fingerprint | Rejection:
         """Give a fingerprint whose sha256 tells the picture."""
@@ -92,8 +93,9 @@ class World:
             await asyncio.sleep(0)
 
 
-def picture(offset: int, url: str, workspace: str = "w") -> LogEntry:
-    """Give an event of `image-ingested`."""
+def picture(offset: int, name: str, workspace: str = "w", host: str | None = None) -> LogEntry:
+    """Give an event of `image-ingested`; each picture is on a host of its own by default."""
+    url = f"http://{host or f'{offset}.example'}/{name}"
     event = ImageIngested(workspace, f"image-{offset}", url=url)
     return LogEntry(offset, 5000, event.image_id.encode(), encode_json(event), (("trace", b"t"),))
 
@@ -214,11 +216,19 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hasher_module, "_UNPARK_SECONDS", 0)
 
 
+A_WORKSPACES = [picture(offset, f"slow-{offset}") for offset in range(6)]
+A_HOSTS = [
+    picture(offset, f"slow-{offset}", WORKSPACES[offset % 3], "slow.example") for offset in range(6)
+]
+
+
 @pytest.mark.usefixtures("no_pause")
-async def test_what_a_workspace_has_beyond_its_share_waits_and_holds_up_nobody() -> None:
+@pytest.mark.parametrize("flood", [A_WORKSPACES, A_HOSTS], ids=["workspace", "host"])
+async def test_what_one_has_beyond_its_share_waits_and_holds_up_nobody(
+    flood: Sequence[LogEntry],
+) -> None:
     """Its pictures come in their order, when there is room; the watermark waits for all of them."""
     world = World(Settings(window_size=4))  # so the share is two events
-    flood = [picture(offset, f"slow-{offset}") for offset in range(6)]
     others = [picture(offset, "quick", "v") for offset in range(6, 20)]
     world.log[PICTURES] = [*flood, *others]
     world.gates["quick"] = asyncio.Event()
@@ -238,6 +248,31 @@ async def test_what_a_workspace_has_beyond_its_share_waits_and_holds_up_nobody()
     assert world.committable(PICTURES) == 20
     assert (world.hasher.in_work, world.hasher.parked) == (0, 0)
     assert len(world.delivered) == 20
+
+
+@pytest.mark.usefixtures("no_pause")
+async def test_what_waited_for_its_workspace_may_have_to_wait_for_its_host() -> None:
+    """It begins when both have room for it."""
+    world = World(Settings(window_size=8, fetch_share_percent=25))  # so the share is two events
+    events = (
+        picture(0, "a"),
+        picture(1, "b"),
+        picture(2, "both", host="shared.example"),
+        picture(3, "c", "v", "shared.example"),
+        picture(4, "d", "u", "shared.example"),
+    )
+    world.log[PICTURES] = list(events)
+    await world.hasher.ingest(stretch(PICTURES, *events))
+    await world.settle()
+    for finished, begun in (("a", False), ("c", True)):
+        world.gates[finished].set()
+        await asyncio.sleep(0.01)
+        assert ("both" in world.gates) is begun
+    for gate in world.gates.values():
+        gate.set()
+    await asyncio.sleep(0.01)
+    assert world.committable(PICTURES) == 5
+    assert world.hasher.parked == 0
 
 
 @pytest.mark.usefixtures("no_pause")

@@ -1,41 +1,45 @@
 """Shares of the window, and what is parked beyond them."""
 
-from streams.parking import Parked, WindowShares
+from streams.parking import Parked, Sharer, WindowShares
+
+A, B = Sharer("workspace", "a"), Sharer("workspace", "b")
+HOST = Sharer("host", "a")
 
 
-def test_a_share_is_a_workspaces_own() -> None:
-    """One that is full keeps its own events out, and nobody else's."""
+def test_a_share_is_ones_own() -> None:
+    """A workspace that is full keeps its own events out, and nobody else's; so does a host."""
     shares = WindowShares(10)
-    shares.take("a", 6)
-    assert shares.fits("a", 4)
-    assert not shares.fits("a", 5)
-    assert shares.fits("b", 10)
-    assert shares.room_bytes("a") == 4
-    shares.give_back("a", 6)
-    assert shares.fits("a", 10)
+    shares.take((A, HOST), 6)
+    assert shares.full((A, HOST), 4) is None
+    assert shares.full((A,), 5) == A
+    assert shares.full((B, HOST), 5) == HOST
+    assert shares.full((B,), 10) is None
+    assert shares.room_bytes(A) == 4
+    shares.give_back((A, HOST), 6)
+    assert shares.full((A, HOST), 10) is None
 
 
 def test_one_event_fits_whatever_its_size() -> None:
     """Else it would wait for ever."""
     shares = WindowShares(10)
-    assert shares.fits("a", 11)
-    shares.take("a", 11)
-    assert not shares.fits("a", 1)
+    assert shares.full((A,), 11) is None
+    shares.take((A,), 11)
+    assert shares.full((A,), 1) == A
 
 
-def test_parked_events_come_back_in_order_and_workspaces_in_turn() -> None:
+def test_parked_events_come_back_in_order_and_sharers_in_turn() -> None:
     """Nobody waits behind another's queue; what could not be taken stays."""
     parked = Parked()
-    for workspace, offset in (("a", 3), ("b", 4), ("a", 5), ("a", 6)):
-        parked.add(workspace, offset)
-    assert parked.waiting() == ("a", "b")
-    assert parked.first("a", 2) == [3, 5]
-    assert parked.waiting() == ("b", "a")
-    parked.take("a")
-    assert parked.first("a", 9) == [5, 6]
-    parked.take("b")
-    assert "b" not in parked
-    assert "a" in parked
-    parked.take("a")
-    parked.take("a")
+    for sharer, offset in ((A, 3), (B, 4), (A, 6), (A, 5)):
+        parked.add(sharer, offset)
+    assert parked.waiting() == (A, B)
+    assert parked.first(A, 2) == [3, 5]
+    assert parked.waiting() == (B, A)
+    assert parked.take(A) == 3
+    assert parked.first(A, 9) == [5, 6]
+    assert parked.take(B) == 4
+    assert B not in parked
+    assert A in parked
+    parked.take(A)
+    parked.take(A)
     assert parked.waiting() == ()
