@@ -50,7 +50,7 @@ from streams.entry import LogEntry
 from streams.errors import PoisonedError
 from streams.fetching.fetch import Fetcher, host_of
 from streams.fetching.picture_bytes import PictureBytes
-from streams.kafka.dead_letters import dead_letter
+from streams.kafka.dead_letters import DeadLetterDelivery, dead_letter
 from streams.kafka.log import LogReader
 from streams.kafka.partitioner import partition_of
 from streams.kafka.producer import DeliveringProducer
@@ -61,7 +61,7 @@ from streams.telemetry import metrics
 from streams.telemetry.delivery import CountedDelivery
 from streams.telemetry.flow import Flow
 from streams.telemetry.process import Telemetry, timed_fetch
-from streams.telemetry.registry import Steps
+from streams.telemetry.registry import Registry, Steps
 from streams.telemetry.timeline import Done, Tracer
 
 logger = logging.getLogger(__name__)
@@ -112,20 +112,20 @@ def run_hasher(settings: Settings) -> Never:
         feed = pictures if partition.topic == IMAGE_INGESTED else removals
         return await feed.before(partition, offset, most)
 
+    letters = DeadLetterDelivery(DeliveringProducer(settings))
     hasher = Hasher(
         settings,
         read_before=read_before,
         read_again=pictures.again,
         fetch=timed_fetch(fetcher.fetch, steps),
         hash_picture=hash_picture,
-        deliver=CountedDelivery(DeliveringProducer(settings), telemetry.registry, steps, sources),
+        deliver=CountedDelivery(letters, telemetry.registry, steps, sources),
         watermarks=app.watermarks,
         new_key=lambda: uuid.uuid4().bytes,
         fail=die,
         tracer=telemetry.tracer,
     )
-    telemetry.registry.computed(metrics.IN_WORK_EVENTS, lambda: hasher.in_work)
-    telemetry.registry.computed(metrics.PARKED_EVENTS, lambda: hasher.parked)
+    _tell_of(hasher, letters, telemetry.registry)
     flow.watch(settings)
 
     async def hash_images(stream: faust.Stream[Any]) -> None:
@@ -162,6 +162,12 @@ def run_hasher(settings: Settings) -> Never:
     watchdog.add_to(telemetry.probes)
     telemetry.probes.add("ready", "assignment", flow.unready)
     run(app, watchdog)
+
+
+def _tell_of(hasher: "Hasher", letters: DeadLetterDelivery, registry: Registry) -> None:
+    registry.computed(metrics.IN_WORK_EVENTS, lambda: hasher.in_work)
+    registry.computed(metrics.PARKED_EVENTS, lambda: hasher.parked)
+    registry.computed(metrics.DEAD_LETTERS_UNDELIVERED, lambda: letters.undelivered)
 
 
 def _held(fetcher: Fetcher) -> str | None:

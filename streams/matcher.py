@@ -12,7 +12,7 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass
@@ -46,12 +46,13 @@ from streams.index.partition import Arrival, PartitionIndex
 from streams.index.store import Row
 from streams.integrity import index_directory
 from streams.kafka.client import topic_id
-from streams.kafka.dead_letters import dead_letter
+from streams.kafka.dead_letters import DeadLetterDelivery, dead_letter
 from streams.kafka.log import LogReader
 from streams.kafka.producer import DeliveringProducer
 from streams.kafka.topics import MATCHER_GROUP
 from streams.log_fields import outcome_fields
 from streams.settings import Settings
+from streams.telemetry import metrics
 from streams.telemetry.delivery import CountedDelivery
 from streams.telemetry.flow import Flow
 from streams.telemetry.matching import MatchMetrics
@@ -183,7 +184,9 @@ class Matcher:
             registry, indexes=lambda: self._indexes, data_directory=settings.data_directory
         )
         self._steps = self._metrics.steps
-        self._deliver = CountedDelivery(deliver, registry, self._steps, (MATCH_ASKED,))
+        letters = DeadLetterDelivery(deliver)
+        registry.computed(metrics.DEAD_LETTERS_UNDELIVERED, lambda: letters.undelivered)
+        self._deliver = CountedDelivery(letters, registry, self._steps, (MATCH_ASKED,))
         # One thread: an index is used by one thread at a time, and the event loop stays free.
         self._thread = ThreadPoolExecutor(1, "index")
         # Held from a group's staging to its commit: in between the index is ahead of itself.
@@ -226,6 +229,7 @@ class Matcher:
                 index, Stretch(stretch.partition, stretch.assignment, start, entries, stop)
             )
             start = stop
+        self._metrics.ready(number)
         await self._tell(index, stretch)
 
     async def _tell(self, index: PartitionIndex, stretch: Stretch) -> None:
@@ -302,15 +306,19 @@ class Matcher:
         left = self._metrics.remaining
         return f"{left} log records are still to be applied" if left else None
 
-    async def release(self, owned: set[int]) -> None:
-        """Close the indexes of partitions that are no longer owned."""
-        for partition in self._indexes.keys() - owned:
-            await self._in_thread(self._indexes.pop(partition).close)
+    async def assigned(self, owned: set[int]) -> None:
+        """Begin an assignment: close the indexes of partitions that are no longer owned."""
+        await self._close_all_but(owned)
+        self._metrics.assigned(owned)
 
     async def close(self) -> None:
         """Close all indexes."""
-        await self.release(set())
+        await self._close_all_but(set())
         self._thread.shutdown()
+
+    async def _close_all_but(self, owned: set[int]) -> None:
+        for partition in self._indexes.keys() - owned:
+            await self._in_thread(self._indexes.pop(partition).close)
 
     def _match(
         self,
@@ -375,15 +383,17 @@ class Matcher:
     async def _index(self, partition: int) -> PartitionIndex:
         index = self._indexes.get(partition)
         if index is None:
-            self._opening = partition, time.monotonic()
-            try:
-                index = await self._in_thread(self._open, partition)
-            finally:
-                self._opening = None
-            self._indexes[partition] = index
+            index = self._indexes[partition] = await self._in_thread(self._open, partition)
         return index
 
     def _open(self, number: int) -> PartitionIndex:
+        self._opening = number, time.monotonic()
+        try:
+            return self._opened(number)
+        finally:
+            self._opening = None
+
+    def _opened(self, number: int) -> PartitionIndex:
         """Open an index, and make sure that it is one of this very log."""
         directory = index_directory(self._settings, number)
         index = PartitionIndex(directory, self._topic_id, number)
@@ -483,11 +493,30 @@ async def match_all(
     stream: faust.Stream[Any],
     taken: Callable[[Stretch], None],
 ) -> None:
-    """Match each stretch in turn; keep open only the indexes of the present assignment."""
+    """Match a partition's stretches in turn, and those of several partitions side by side.
+
+    So the index works for one of them while another waits for the broker. Only the indexes of the
+    present assignment are kept open.
+    """
     assignment = None
-    async for stretch in feed.stretches(stream):
-        taken(stretch)
-        if stretch.assignment != assignment:
-            assignment = stretch.assignment
-            await matcher.release({partition.partition for partition in feed.owned()})
-        await matcher.match(stretch)
+    matching: dict[TopicPartition, asyncio.Task[None]] = {}
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            async for stretch in feed.stretches(stream):
+                taken(stretch)
+                if stretch.assignment != assignment:
+                    assignment = stretch.assignment
+                    await _ended(matching.values())
+                    matching.clear()
+                    await matcher.assigned({partition.partition for partition in feed.owned()})
+                elif stretch.partition in matching:
+                    await _ended({matching[stretch.partition]})
+                matching[stretch.partition] = tasks.create_task(matcher.match(stretch))
+    except BaseExceptionGroup as errors:  # the first has ended the others
+        raise errors.exceptions[0] from None
+
+
+async def _ended(tasks: Collection[asyncio.Task[None]]) -> None:
+    """Wait until all have ended; an error is their group's to raise."""
+    if tasks:
+        await asyncio.wait(tasks)

@@ -42,11 +42,24 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """What the matchers that answered have in their indexes."""
+    """What the matchers that answered have in their indexes, and how soon they had them ready."""
 
     matchers: int
     pictures: int
     disk_free_bytes: int
+    ready: "Ready | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Until a matcher could answer, the slowest of those that do. `rebuilt`: since it was assigned.
+
+    Seconds since its process began, and since its last assignment of partitions.
+    """
+
+    start_seconds: float
+    assignment_seconds: float
+    rebuilt_records: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +74,7 @@ class Status:
     dead_letters: int
     dead_letters_ever: int
     processes: int
+    session_timeout_seconds: int
     index: Index | None
 
 
@@ -77,6 +91,7 @@ class Reader:
         require_access(settings)
         self._endpoints = tuple(endpoints)
         self._partitions = settings.partitions
+        self._session_timeout_seconds = settings.session_timeout_seconds
         self._admin = admin_client(settings)
         self._consumer: Consumer = direct_consumer(settings)
 
@@ -106,6 +121,7 @@ class Reader:
             dead_letters=sum(now for now, _ in letters),
             dead_letters_ever=sum(ever for _, ever in letters),
             processes=len(scrape.values("check_dedup_build_info")),
+            session_timeout_seconds=self._session_timeout_seconds,
             index=_index(scrape),
         )
 
@@ -155,7 +171,19 @@ def _index(scrape: Scrape) -> Index | None:
     free = scrape.values("check_dedup_disk_free_bytes")
     if not free:
         return None
-    return Index(len(free), int(scrape.total("check_dedup_index_pictures")), int(min(free)))
+    pictures = int(scrape.total("check_dedup_index_pictures"))
+    return Index(len(free), pictures, int(min(free)), _ready(scrape))
+
+
+def _ready(scrape: Scrape) -> Ready | None:
+    start, assignment = (
+        max(scrape.values("check_dedup_index_ready_seconds", since=since), default=None)
+        for since in ("start", "assignment")
+    )
+    if start is None or assignment is None:
+        return None
+    rebuilt = max(scrape.values("check_dedup_index_ready_rebuilt_records"), default=0.0)
+    return Ready(start, assignment, int(rebuilt))
 
 
 def lines(now: Status, before: Status | None = None) -> list[tuple[str, str]]:
@@ -175,14 +203,24 @@ def lines(now: Status, before: Status | None = None) -> list[tuple[str, str]]:
     known = now if before is None else before
     outcomes = f"{now.outcomes}{rate(now.outcomes_ever, known.outcomes_ever)}"
     letters = f"{now.dead_letters}{rate(now.dead_letters_ever, known.dead_letters_ever)}"
-    index = "no matcher tells; name its metrics with --metrics"
+    index = restart = takeover = "no matcher tells; name its metrics with --metrics"
     if now.index is not None:
         free = now.index.disk_free_bytes / 1024**3
         index = f"{now.index.pictures} pictures; at least {free:.1f} GiB left on disk"
+        restart = takeover = "no matcher is ready yet"
+        if (ready := now.index.ready) is not None:
+            restart = f"a matcher answered {ready.start_seconds:.1f} s after its start"
+            takeover = (
+                f"session timeout {now.session_timeout_seconds} s, then rebuild: "
+                f"{ready.rebuilt_records} records in {ready.assignment_seconds:.1f} s at the last "
+                "assignment"
+            )
     return [
         *found,
         ("outcomes", outcomes),
         ("dead letters", letters),
         ("index", index),
+        ("restart", restart),
+        ("takeover", takeover),
         ("processes", f"{now.processes} tell their metrics"),
     ]

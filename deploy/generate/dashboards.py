@@ -159,6 +159,19 @@ PROMISE: Final = Dashboard(
             ),
         ),
         Panel(
+            "Dead letters that Kafka does not take",
+            "Above 0: a process tries them for 30 s, then it ends in front of them. `check-dedup "
+            "topics check` names the topic; else its log says what the broker answered.",
+            "short",
+            (
+                Query(
+                    "sum by (process) (check_dedup_dead_letters_undelivered"
+                    " * on (instance) group_left (process) check_dedup_build_info)",
+                    "{{process}}",
+                ),
+            ),
+        ),
+        Panel(
             "Canary",
             "A synthetic picture through the whole path, as Check would see it. Slow here and fast "
             "above: the time is lost between Kafka and its readers.",
@@ -491,6 +504,24 @@ INDEX: Final = Dashboard(
                     "records",
                 ),
             ),
+        ),
+        Panel(
+            "Until a matcher could answer",
+            "From its process's start, and from its last assignment of partitions, which another "
+            "matcher's end brings after the session timeout. Grows with what is to be rebuilt.",
+            "s",
+            (
+                Query(
+                    "max by (since) (check_dedup_index_ready_seconds)",
+                    "since its {{since}}",
+                ),
+            ),
+        ),
+        Panel(
+            "Rebuilt at the last assignment",
+            "Records of the log. 0: the index was on the disk.",
+            "short",
+            (Query("max(check_dedup_index_ready_rebuilt_records)", "records"),),
         ),
         Panel(
             "Band files",

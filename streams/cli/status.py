@@ -1,4 +1,4 @@
-"""`check-dedup status`: the terminal's view of lag, rates, outcomes, dead letters and the index."""
+"""`check-dedup status`: the terminal's view of lag, rates, outcomes, dead letters, the index."""
 
 import time
 from contextlib import closing
@@ -29,7 +29,7 @@ def status(
     *,
     once: Annotated[bool, typer.Option("--once", help="Look once, print plain text.")] = False,
 ) -> None:
-    """Show lag, rates, outcomes, dead letters and index size; exit code 1 without Kafka."""
+    """Show lag, rates, outcomes, dead letters, index, recovery; exit code 1 without Kafka."""
     with session() as settings:
         from streams.status import ENDPOINTS, Reader, lines
 

@@ -4,9 +4,10 @@ Called by `streams.matcher` after each group that is durable. Nothing here chang
 """
 
 import logging
+import os
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Final, get_args
 
@@ -50,6 +51,13 @@ class MatchMetrics:
         # Records left to rebuild, by partition.
         self._remaining: dict[int, int] = {}
         registry.computed(metrics.INDEX_REBUILD_REMAINING_RECORDS, self._left)
+        self._ready = registry.gauge(metrics.INDEX_READY_SECONDS)
+        self._ready_rebuilt = registry.gauge(metrics.INDEX_READY_REBUILT_RECORDS)
+        # Of the last assignment: its partitions that do not answer yet, since when, and for what.
+        self._unready: set[int] = set()
+        self._assigned_at = 0.0
+        self._rebuilt_records = 0
+        self._was_ready = False
         self._score = registry.histogram(metrics.MATCH_SCORE)
         self._weight = registry.histogram(metrics.MATCH_WEIGHT_RATIO)
         self._matches = registry.histogram(metrics.MATCHES)
@@ -119,7 +127,27 @@ class MatchMetrics:
     def rebuilt(self, partition: int, records: int, remaining: int) -> None:
         """Count records that were applied without an outcome."""
         self._rebuilt.inc(records)
+        self._rebuilt_records += records
         self._remaining[partition] = remaining
+
+    def assigned(self, partitions: Collection[int]) -> None:
+        """Begin to wait until all partitions of a new assignment can answer."""
+        self._unready = set(partitions)
+        self._assigned_at = time.monotonic()
+        self._rebuilt_records = 0
+
+    def ready(self, partition: int) -> None:
+        """Note that a partition can answer: its index holds all below the next record."""
+        if partition not in self._unready:
+            return
+        self._unready.discard(partition)
+        if self._unready:
+            return
+        self._ready.labels("assignment").set(time.monotonic() - self._assigned_at)
+        self._ready_rebuilt.set(self._rebuilt_records)
+        if not self._was_ready:
+            self._was_ready = True
+            self._ready.labels("start").set(_process_age_seconds())
 
     @property
     def remaining(self) -> int:
@@ -185,6 +213,13 @@ class SearchedIndex:
         for ordinals in found:
             self._found(ordinals)
         return found
+
+
+def _process_age_seconds() -> float:
+    """Give the age of this process, by a clock that nobody sets (man 5 proc_pid_stat, field 22)."""
+    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    started = int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - started
 
 
 def _sizes(index: PartitionIndex) -> Samples:

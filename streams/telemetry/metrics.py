@@ -91,6 +91,12 @@ DEAD_LETTERS_TOTAL: Final = Metric(
     labels=("topic", "reason"),
     processes=WORKERS,
 )
+DEAD_LETTERS_UNDELIVERED: Final = Metric(
+    "check_dedup_dead_letters_undelivered",
+    "gauge",
+    "Dead letters that the broker did not take, and that are tried again before the process ends.",
+    processes=WORKERS,
+)
 EVENTS_TOTAL: Final = Metric(
     "check_dedup_events_total",
     "counter",
@@ -252,6 +258,20 @@ INDEX_REBUILD_REMAINING_RECORDS: Final = Metric(
     "gauge",
     "Log records still to apply before an owned partition is served; 0 where it is.",
     labels=("partition",),
+    processes=("matcher",),
+)
+INDEX_READY_SECONDS: Final = Metric(
+    "check_dedup_index_ready_seconds",
+    "gauge",
+    "Until all owned partitions could answer. since: start, of the process; assignment, the last.",
+    unit="seconds",
+    labels=("since",),
+    processes=("matcher",),
+)
+INDEX_READY_REBUILT_RECORDS: Final = Metric(
+    "check_dedup_index_ready_rebuilt_records",
+    "gauge",
+    "Log records that were rebuilt for that after the last assignment.",
     processes=("matcher",),
 )
 INDEX_BAND_MERGES_TOTAL: Final = Metric(

@@ -134,6 +134,7 @@ def test_dead_letters_that_cannot_be_written(system: System) -> None:
                     "a hasher stops", lambda: any(worker.unasked_exits for worker in hashers)
                 )
             said = "".join(worker.said() for worker in hashers)
+            assert "dead letters are not delivered, and tried again" in said
             assert f"a record of {DEAD_LETTERS} was not delivered" in said
             assert committed(system, 2) == head
             assert letters(system)[poison.key] == 0

@@ -35,6 +35,7 @@ COPY = {"relation": "near_identical", "tier": "confirmed_sibling"}
 NONE = {"relation": "none", "tier": "none"}
 # Not in a run without faults, or only after ten minutes; their numbers are held by unit tests.
 QUIET = {
+    "check_dedup_dead_letters_undelivered",
     "check_dedup_decode_restarts_total",
     "check_dedup_fetch_failing_hosts",
     "check_dedup_lost_ranges_total",
@@ -43,6 +44,7 @@ QUIET = {
     "check_dedup_index_band_files_bytes",
     "check_dedup_index_rebuild_remaining_records",
     "check_dedup_index_rebuilt_records_total",
+    "check_dedup_index_ready_rebuilt_records",
     "check_dedup_rocksdb_pending_compaction_bytes",
     "check_dedup_rocksdb_write_stalls_total",
     "check_dedup_rocksdb_write_stopped",

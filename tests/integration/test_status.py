@@ -1,5 +1,6 @@
 """`check-dedup status` against the running product."""
 
+import re
 import subprocess
 import time
 import uuid
@@ -28,7 +29,19 @@ def test_a_look(stack: Stack, client: Client, workspace: str) -> None:
     deadline = time.monotonic() + WAIT_SECONDS
     while "lag 0 records, 0.0 s; 2 members" not in (found := looked(stack))["hasher"]:
         assert time.monotonic() < deadline, found
-    assert list(found) == ["hasher", "matcher", "outcomes", "dead letters", "index", "processes"]
+    assert list(found) == [
+        "hasher",
+        "matcher",
+        "outcomes",
+        "dead letters",
+        "index",
+        "restart",
+        "takeover",
+        "processes",
+    ]
+    assert re.fullmatch(r"a matcher answered \d+\.\d s after its start", found["restart"])
+    session = f"session timeout {stack.settings.session_timeout_seconds} s, then rebuild: "
+    assert found["takeover"].startswith(session)
     assert int(found["outcomes"]) == before + 1
     assert found["matcher"].endswith("; 1 member")
     assert int(found["index"].split()[0]) > 0

@@ -1,8 +1,10 @@
 """The matcher: who sent a picture is told; questions wait for the log's end, or stay unanswered."""
 
 import asyncio
+from collections import defaultdict
 from collections.abc import AsyncIterator, Collection, Generator
 from pathlib import Path
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -21,12 +23,12 @@ from schemas.records import (
 from schemas.topics import IMAGE_MATCHED, INDEX_LOG, MATCH_ANSWERED, MATCH_ASKED
 from streams import matcher as matcher_module
 from streams.delivery import Outgoing, TopicPartition, Watermarks
-from streams.engine.feed import Stretch
+from streams.engine.feed import Feed, Stretch
 from streams.entry import LogEntry
 from streams.errors import CorruptStateError, RetryableError
 from streams.index.partition import PartitionIndex
 from streams.kafka.client import Committed, TopicIdentity
-from streams.matcher import Matcher
+from streams.matcher import Matcher, match_all
 from streams.settings import Settings
 
 LOG = TopicPartition(INDEX_LOG, 0)
@@ -253,3 +255,95 @@ async def test_a_log_that_was_truncated_and_has_grown_again(
     assert world.watermarks.committable({LOG}, 1) == {LOG: 7}
     assert world.matcher.applied() == ((0, 7),)
     await world.matcher.close()
+
+
+class Gated:
+    """A matcher whose stretches end when the test says so; also the feed that brings them."""
+
+    def __init__(self) -> None:
+        self.arriving: asyncio.Queue[Stretch | None] = asyncio.Queue()
+        self.events: list[str] = []
+        self.gates: defaultdict[str, asyncio.Future[None]] = defaultdict(
+            asyncio.get_running_loop().create_future
+        )
+
+    async def stretches(self, _: object) -> AsyncIterator[Stretch]:
+        """Give what the test brings, until it brings None."""
+        while (stretch := await self.arriving.get()) is not None:
+            yield stretch
+
+    def owned(self) -> set[TopicPartition]:
+        """Own one partition."""
+        return {LOG}
+
+    async def match(self, stretch: Stretch) -> None:
+        """Begin, wait for the gate, and end."""
+        name = f"{stretch.partition.partition}@{stretch.start}"
+        self.events.append(f"begin {name}")
+        try:
+            await self.gates[name]
+        finally:
+            self.events.append(f"end {name}")
+
+    async def assigned(self, owned: set[int]) -> None:
+        """Own these."""
+        self.events.append(f"assigned {owned}")
+
+    def bring(self, partition: int, start: int, assignment: int = 1) -> None:
+        """Let a stretch arrive."""
+        place = TopicPartition(INDEX_LOG, partition)
+        self.arriving.put_nowait(Stretch(place, assignment, start, (), start))
+
+    async def run(self) -> None:
+        """Match what arrives."""
+        await match_all(
+            cast("Feed", self), cast("Matcher", self), cast("Any", None), taken=lambda _: None
+        )
+
+
+async def test_partitions_are_matched_side_by_side_and_each_in_its_order() -> None:
+    """While one waits for the broker another is worked on; a stop ends what is begun."""
+    world = Gated()
+    running = asyncio.create_task(world.run())
+    for partition, start in ((0, 1), (1, 1), (0, 2)):
+        world.bring(partition, start)
+    world.arriving.put_nowait(None)
+    await asyncio.sleep(0.01)
+    assert world.events == ["assigned {0}", "begin 0@1", "begin 1@1"]
+    world.gates["0@1"].set_result(None)
+    await asyncio.sleep(0.01)
+    assert world.events[3:] == ["end 0@1", "begin 0@2"]
+    assert not running.done()
+    for gate in ("1@1", "0@2"):
+        world.gates[gate].set_result(None)
+    await asyncio.wait_for(running, 1)
+    assert sorted(world.events[5:]) == ["end 0@2", "end 1@1"]
+
+
+async def test_a_new_assignment_waits_for_what_is_in_work() -> None:
+    """An index is not closed under the work on it."""
+    world = Gated()
+    running = asyncio.create_task(world.run())
+    world.bring(1, 1)
+    world.bring(0, 1, assignment=2)
+    await asyncio.sleep(0.01)
+    assert world.events == ["assigned {0}", "begin 1@1"]
+    world.gates["1@1"].set_result(None)
+    await asyncio.sleep(0.01)
+    assert world.events[2:] == ["end 1@1", "assigned {0}", "begin 0@1"]
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+
+async def test_a_failure_of_one_partition_ends_all_as_itself() -> None:
+    """Also while nothing arrives; its exit status is that of the error."""
+    world = Gated()
+    running = asyncio.create_task(world.run())
+    world.bring(0, 1)
+    world.bring(1, 1)
+    await asyncio.sleep(0.01)
+    world.gates["1@1"].set_exception(CorruptStateError("damaged"))
+    with pytest.raises(CorruptStateError, match="damaged"):
+        await asyncio.wait_for(running, 1)
+    assert world.events[-1] == "end 0@1"

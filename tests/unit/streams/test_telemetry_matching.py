@@ -32,10 +32,14 @@ class Told(World):
             registry=self.registry,
         )
 
-    def total(self, name: str, **labels: str) -> float:
-        """One number of a scrape."""
+    def values(self, name: str, **labels: str) -> list[float]:
+        """The numbers of a scrape."""
         text = generate_latest(self.registry.prometheus).decode()
-        return Scrape([text]).total(f"check_dedup_{name}", **labels)
+        return Scrape([text]).values(f"check_dedup_{name}", **labels)
+
+    def total(self, name: str, **labels: str) -> float:
+        """The sum of them."""
+        return sum(self.values(name, **labels))
 
 
 async def test_a_rebuild_is_told_and_its_outcomes_are_not(tmp_path: Path) -> None:
@@ -54,6 +58,22 @@ async def test_a_rebuild_is_told_and_its_outcomes_are_not(tmp_path: Path) -> Non
     await world.matcher.close()
     # Closed, an index tells nothing, and a scrape does not fail of it.
     assert world.total("index_pictures") == 0
+
+
+async def test_when_an_assignment_can_answer_is_told(tmp_path: Path) -> None:
+    """Once its last partition is rebuilt; of the first one also how old the process was then."""
+    world = Told(tmp_path)
+    world.log.append(default_match_settings(1), picture("a"), picture("b"))
+    await world.matcher.assigned({0, 1})
+    await world.matcher.match(Stretch(LOG, 1, 3, (), 3))
+    assert world.values("index_ready_seconds") == []
+    await world.matcher.assigned({0})
+    await world.matcher.match(Stretch(LOG, 2, 3, (), 3))
+    (start,) = world.values("index_ready_seconds", since="start")
+    (assignment,) = world.values("index_ready_seconds", since="assignment")
+    assert start > assignment > 0
+    assert world.total("index_ready_rebuilt_records") == 0
+    await world.matcher.close()
 
 
 async def test_each_outcome_has_a_line_for_debugging(
