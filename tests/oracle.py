@@ -17,14 +17,18 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import sha256
 from itertools import zip_longest
+from operator import itemgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Final, Literal, NamedTuple, get_args
+from typing import Any, Final, Literal, NamedTuple, get_args
 
+import faiss
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from agents.decide import Decision, asked_codes, decide
 from agents.match_images import MODEL
@@ -393,12 +397,61 @@ class _Verification:
 
 @dataclass(slots=True)
 class Indexed:
-    """A picture of the brute-force index. `removed_at` None: it is visible to this day."""
+    """A picture that was seen before; once it is removed it relates to none that comes later."""
 
     offset: int
     record: Hashed
-    codes: tuple[int, ...]
-    removed_at: int | None = None
+    removed: bool = False
+
+
+class Pictures:
+    """The pictures of one workspace, by brute force: each code asked meets each code there is.
+
+    FAISS compares them; in numpy the history of half an hour took longer than the half hour.
+    """
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._by_id: dict[str, Indexed] = {}
+        self._by_bytes: defaultdict[bytes, list[Indexed]] = defaultdict(list)
+        # Of each version of the fingerprint: the codes, and whose each is.
+        self._codes: defaultdict[int, Any] = defaultdict(partial(faiss.IndexBinaryFlat, 64))
+        self._owners: defaultdict[int, list[Indexed]] = defaultdict(list)
+
+    def add(self, picture: Indexed) -> None:
+        """Let later ones meet it."""
+        fingerprint = picture.record.fingerprint
+        self._by_id[picture.record.image_id] = picture
+        self._by_bytes[fingerprint.sha256].append(picture)
+        if fingerprint.views:
+            self._codes[fingerprint.version].add(_rows([view.code for view in fingerprint.views]))
+            self._owners[fingerprint.version] += [picture] * len(fingerprint.views)
+
+    def remove(self, image_id: str) -> None:
+        """Let later ones not meet it."""
+        if (picture := self._by_id.get(image_id)) is not None:
+            picture.removed = True
+
+    def near(self, record: Hashed, radius: int) -> list[Indexed]:
+        """Give all within the radius of a code, nearest first, older first; 0 of the same bytes."""
+        version, asked = record.fingerprint.version, asked_codes(record.fingerprint)
+        nearest: dict[int, tuple[int, Indexed]] = {}
+        if asked and self._owners[version]:
+            # Below a bound, not up to it.
+            _, distances, rows = self._codes[version].range_search(_rows(asked), radius + 1)
+            owners = self._owners[version]
+            for distance, row in zip(distances.tolist(), rows.tolist(), strict=True):
+                owner = owners[row]
+                known = nearest.get(owner.offset, (radius + 1, owner))
+                nearest[owner.offset] = min(known, (int(distance), owner), key=itemgetter(0))
+        for owner in self._by_bytes[record.fingerprint.sha256]:
+            nearest[owner.offset] = (0, owner)
+        found = [(distance, owner) for distance, owner in nearest.values() if not owner.removed]
+        return [owner for _, owner in sorted(found, key=lambda each: (each[0], each[1].offset))]
+
+
+def _rows(codes: Sequence[bytes]) -> NDArray[np.uint8]:
+    return np.frombuffer(b"".join(codes), np.uint8).reshape(len(codes), -1)
 
 
 @dataclass(slots=True)
@@ -407,7 +460,7 @@ class Walk:
 
     partition: int
     settings: MatchSettings | None = None
-    pictures: dict[str, list[Indexed]] = field(default_factory=lambda: defaultdict(list))
+    pictures: dict[str, Pictures] = field(default_factory=lambda: defaultdict(Pictures))
     outcomes: dict[Picture, tuple[ImageMatched, Sequence[tuple[str, bytes]]]] = field(
         default_factory=dict
     )
@@ -419,16 +472,14 @@ class Walk:
         if isinstance(record, MatchSettings):
             self.settings = record
         elif isinstance(record, Removed):
-            self.remove(entry, record)
+            self.remove(record)
         elif isinstance(record, Hashed):
             self.picture(entry, record)
 
-    def remove(self, entry: LogEntry, record: Removed) -> None:
+    def remove(self, record: Removed) -> None:
         """A removal counts whenever it comes: its mark is for good."""
         self.marks.add(Picture(record.workspace, record.image_id))
-        for picture in self.pictures[record.workspace]:
-            if picture.record.image_id == record.image_id and picture.removed_at is None:
-                picture.removed_at = entry.offset
+        self.pictures[record.workspace].remove(record.image_id)
 
     def picture(self, entry: LogEntry, record: Hashed) -> None:
         """Only the first record of an image id counts; a marked one is told, and never indexed."""
@@ -470,20 +521,14 @@ class Walk:
         )
         self.outcomes[picture] = (outcome, headers)
         if not removed:
-            self.pictures[record.workspace].append(Indexed(entry.offset, record, _codes(record)))
+            self.pictures[record.workspace].add(Indexed(entry.offset, record))
 
     def related(self, record: Hashed, settings: MatchSettings) -> list[tuple[Decision, Indexed]]:
         """Compare with every visible picture of the workspace; give the relations, best first."""
-        visible = [other for other in self.pictures[record.workspace] if other.removed_at is None]
-        near = [
-            (distance, other.offset, other)
-            for distance, other in zip(_distances(record, visible), visible, strict=True)
-            if distance is not None and distance <= settings.radius
-        ]
-        near.sort(key=lambda candidate: candidate[:2])
+        near = self.pictures[record.workspace].near(record, settings.radius)
         decided = [
             (decision, other)
-            for _, _, other in near[: settings.candidates_bound]
+            for other in near[: settings.candidates_bound]
             if (decision := decide(record.fingerprint, other.record.fingerprint, settings))
         ]
         return sorted(decided, key=lambda pair: (pair[0].rank, pair[1].offset))
@@ -585,37 +630,6 @@ def _told_by(letter: LogEntry) -> tuple[Place | None, str]:
 def _content(entry: LogEntry) -> tuple[object, ...]:
     """Give what must be the same in every copy of a record."""
     return entry.key, entry.value, entry.headers
-
-
-def _codes(record: Hashed) -> tuple[int, ...]:
-    return tuple(int.from_bytes(view.code) for view in record.fingerprint.views)
-
-
-def _distances(record: Hashed, others: Sequence[Indexed]) -> list[int | None]:
-    """Give for each the smallest distance of what is asked and a view; None: incomparable.
-
-    0: same bytes. All at once, in numpy: pair by pair in Python a minute's history took a minute.
-    """
-    asked = np.array([int.from_bytes(code) for code in asked_codes(record.fingerprint)], np.uint64)
-    comparable = [
-        number
-        for number, other in enumerate(others)
-        if other.record.fingerprint.version == record.fingerprint.version and other.codes
-    ]
-    found: list[int | None] = [None] * len(others)
-    if comparable and len(asked):
-        held = [others[number].codes for number in comparable]
-        starts = np.cumsum([0, *(len(codes) for codes in held[:-1])])
-        codes = np.array([code for each in held for code in each], np.uint64)
-        nearest = np.bitwise_count(codes[:, None] ^ asked[None, :]).min(axis=1)
-        for number, distance in zip(
-            comparable, np.minimum.reduceat(nearest, starts).tolist(), strict=True
-        ):
-            found[number] = distance
-    for number, other in enumerate(others):
-        if other.record.fingerprint.sha256 == record.fingerprint.sha256:
-            found[number] = 0
-    return found
 
 
 def _match(decision: Decision, earlier: Hashed) -> Match:
