@@ -61,14 +61,26 @@ class Topic(Struct, frozen=True):
 
     def config(self) -> dict[str, str]:
         """Kafka's topic configuration, as `topics create` sets it and `topics check` wants it."""
-        return {
+        config = {
             "cleanup.policy": self.cleanup_policy,
             "retention.ms": str(self.retention_ms),
             "max.message.bytes": str(self.max_message_bytes),
-            # Check's events say when they happened. What we write has the broker's time: it refuses
-            # a record from a clock that is an hour ahead, and expires one from a clock long behind.
-            "message.timestamp.type": "CreateTime" if "Check" in self.writers else "LogAppendTime",
             "compression.type": self.compression,
+        }
+        if "Check" not in self.writers:
+            # Else the broker would refuse what a clock of ours that is an hour ahead has stamped,
+            # and soon expire what one long behind has.
+            return config | {"message.timestamp.type": "LogAppendTime"}
+        return config | {
+            # They say when they happened. One as old as its topic's retention would be gone before
+            # it is read, and nobody would know: its producer is told, by INVALID_TIMESTAMP.
+            "message.timestamp.type": "CreateTime",
+            "message.timestamp.after.max.ms": str(HOUR_MS),
+            **(
+                {}
+                if self.retention_ms == FOREVER_MS
+                else {"message.timestamp.before.max.ms": str(self.retention_ms // 2)}
+            ),
         }
 
 

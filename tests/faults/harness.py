@@ -455,8 +455,10 @@ class System:
         self.sent += publisher.sent
         self.timeline.add(f"{len(publisher.sent)} events published")
 
-    def publish(self, *events: Event, partition: int | None = None) -> list[Place]:
-        """Send these and give their places."""
+    def publish(
+        self, *events: Event, partition: int | None = None, timestamp_ms: int = 0
+    ) -> list[Place]:
+        """Send these and give their places; `timestamp_ms` 0: of now."""
         places: list[Place] = []
 
         def delivered(error: object, message: Message) -> None:
@@ -474,6 +476,7 @@ class System:
                 partition=-1 if partition is None else partition,
                 headers=list(event.headers),
                 on_delivery=delivered,
+                timestamp=timestamp_ms,
             )
         assert sender.flush(SETTLE_SECONDS) == 0
         assert len(places) == len(events)

@@ -66,6 +66,18 @@ PROMISES: Final = (
         (f"{_FAULTS}broker.py::test_broker_restarts",),
     ),
     Promise(
+        "A wall clock that jumps loses nothing, times nothing out and ends no process",
+        (
+            f"{_FAULTS}clock.py::test_clock_jumps",
+            f"{_FAULTS}clock.py::test_events_of_wrong_clocks",
+        ),
+    ),
+    Promise(
+        "An event whose time would let it expire unread is refused to its producer",
+        (f"{_FAULTS}clock.py::test_an_event_that_would_expire_unread_is_refused",),
+        readme="An event with a time",
+    ),
+    Promise(
         "A cut, half-open or slow network ends no process and loses nothing",
         (f"{_FAULTS}broker.py::test_network",),
     ),
@@ -138,7 +150,7 @@ PROMISES: Final = (
         (
             (
                 "tests/integration/test_window_share.py::"
-                "test_a_flood_of_slow_pictures_holds_up_no_other_workspace"
+                "test_a_flood_of_slow_pictures_holds_up_nobody_else"
             ),
         ),
     ),
