@@ -12,7 +12,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 
@@ -67,6 +67,7 @@ def main() -> int:
         _cold_start(settings, environment)
         hashed = _hasher(settings, environment)
         _matcher(settings, environment, TWO_VIEWS)
+        _recovery(settings, environment)
     with prepared(chosen) as (settings, environment):
         matched, stored = _matcher(settings, environment, PHOTOGRAPH)
     _sizing(hashed / DECODE_PROCESSES, matched, stored)
@@ -167,6 +168,38 @@ def _matcher(settings: Settings, environment: dict[str, str], made: Made) -> tup
     return rate, stored
 
 
+def _recovery(settings: Settings, environment: dict[str, str]) -> None:
+    """From a kill -9 of a matcher until all partitions give outcomes again; its index is there."""
+    pictures = _records(LogReader(settings, INDEX_LOG))
+    with running("matcher", environment) as killed:
+        _until_told(settings)
+        killed.kill()
+        with running("matcher", environment):
+            seconds = _until_told(settings)
+    what = f"kill -9 of a matcher that is started again, at {pictures:,} pictures"
+    figure(what, seconds, "s", "< 10")
+    folder = settings.data_directory / "other"
+    other = {"CHECK_DEDUP_INSTANCE_ID": "other", "CHECK_DEDUP_DATA_DIRECTORY": str(folder)}
+    with running("matcher", environment) as killed:
+        _until_told(settings)
+        with running("matcher", environment | other):
+            wait(lambda: len(list(folder.glob("*"))) >= PARTITIONS // 2)
+            _until_told(settings)
+            killed.kill()
+            seconds = _until_told(settings)
+    figure("  where another takes its half over: session timeout and rebuild", seconds, "s")
+    figure("  the session timeout", settings.session_timeout_seconds, "s")
+
+
+def _until_told(settings: Settings) -> float:
+    """Append some pictures of each partition; give the seconds until all have their outcomes."""
+    started = time.monotonic()
+    append(settings, 10 * WORKSPACES, TWO_VIEWS, first=_records(LogReader(settings, INDEX_LOG)))
+    total = _records(LogReader(settings, INDEX_LOG))
+    wait(lambda: committed(settings, MATCHER_GROUP, INDEX_LOG) >= total)
+    return time.monotonic() - started
+
+
 def _sizing(hashed: float, matched: float, stored: float) -> None:
     """Print what these figures mean for a year: a peak hour is taken as five times the mean."""
     print("\npictures a day   a second at peak   hasher cores   matcher cores   GB after a year")
@@ -201,12 +234,12 @@ def _publish(settings: Settings, pictures: list[bytes]) -> None:
     client.flush()
 
 
-def append(settings: Settings, pictures: int, made: Made = PHOTOGRAPH) -> None:
-    """Append hashed pictures to the log; some are near-copies of an earlier one."""
+def append(settings: Settings, pictures: int, made: Made = PHOTOGRAPH, *, first: int = 0) -> None:
+    """Append hashed pictures to the log, numbered from `first`; some are near-copies of others."""
     rng = np.random.default_rng(SEED)
     client = producer(settings)
     origins: list[int] = []
-    for number in track(range(pictures), "filling the log", transient=True):
+    for number in track(range(first, first + pictures), "filling the log", transient=True):
         copied = bool(origins) and rng.random() < COPIES_SHARE
         origin = origins[int(rng.integers(len(origins)))] if copied else number
         origins.append(origin)
@@ -243,7 +276,8 @@ def running(
             process.cpu_affinity([core])
         yield process
     finally:
-        process.terminate()
+        with suppress(psutil.NoSuchProcess):  # it was killed
+            process.terminate()
         process.wait(30)
 
 

@@ -117,7 +117,9 @@ def dead_letters(history: History) -> Counter[str]:
     return Counter(found.values())
 
 
-def test_a_rolling_restart_loses_nothing_and_is_hardly_noticed(system: System) -> None:
+def test_a_rolling_restart_loses_nothing_and_is_hardly_noticed(
+    system: System, capsys: pytest.CaptureFixture[str]
+) -> None:
     """P99 stays under 15 s; each picture has one outcome, and poison its reason."""
     system.await_members()
     append(system.settings, PICTURES_BEFORE)
@@ -139,10 +141,13 @@ def test_a_rolling_restart_loses_nothing_and_is_hardly_noticed(system: System) -
 
     seconds = np.array(list(latencies(history, publisher.sent).values()))
     p50, p99 = np.percentile(seconds, [50, 99])
-    system.timeline.add(
+    figures = (
         f"{len(seconds)} pictures: p50 {p50:.2f} s, p99 {p99:.2f} s, "
         f"longest {seconds.max():.2f} s; limit here {limit:.1f} s"
     )
+    system.timeline.add(figures)
+    with capsys.disabled():
+        print(f"\nrolling restart, {figures}")  # noqa: T201 - a figure that is promised
     poison = Counter(str(event.reason) for event in publisher.sent if event.reason is not None)
     assert dead_letters(history) == poison
     assert len(seconds) > EVENTS_PER_SECOND * READY_SECONDS
