@@ -548,9 +548,12 @@ INDEX: Final = Dashboard(
         ),
         Panel(
             "RocksDB: sizes",
-            "sst_* on disk; memtables, block_cache, table_readers in memory.",
+            "sst_* on disk; memtables, table_readers, block cache (one a process) in memory.",
             "bytes",
-            (Query("sum by (part) (check_dedup_rocksdb_size_bytes)", "{{part}}"),),
+            (
+                Query("sum by (part) (check_dedup_rocksdb_size_bytes)", "{{part}}"),
+                Query("sum(check_dedup_rocksdb_block_cache_bytes)", "block cache"),
+            ),
         ),
         Panel(
             "RocksDB: compaction to do",

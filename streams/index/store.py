@@ -6,6 +6,7 @@ offset, so that a kill at any moment leaves a prefix of the log, never a part of
 """
 
 import faulthandler
+import functools
 import gc
 import re
 import shutil
@@ -25,6 +26,7 @@ from rocksdict import (
     Rdict,
     ReadOptions,
     WriteBatch,
+    WriteBufferManager,
 )
 
 from schemas.codec import UnknownLogRecordError, decode_log
@@ -39,7 +41,9 @@ FORMAT_VERSION = 2
 _OPEN_SECONDS = 300.0
 _NO_ROOM_BYTES = 1024 * 1024
 _OPEN_FILES = 512
+# Of all indexes of a process together: what it takes does not grow with its partitions.
 _BLOCK_CACHE_BYTES = 64 * 1024 * 1024
+_MEMTABLES_BYTES = 64 * 1024 * 1024
 _WRITE_BUFFER_BYTES = 32 * 1024 * 1024
 
 # Metadata keys sort before all others; the rest is one letter and a fixed layout.
@@ -58,7 +62,6 @@ _SIZES = {
     "sst_live": "live-sst-files-size",
     "sst_total": "total-sst-files-size",
     "memtables": "size-all-mem-tables",
-    "block_cache": "block-cache-usage",
     "table_readers": "estimate-table-readers-mem",
 }
 _STALLS = re.compile(r"\btotal-(delays|stops): (\d+)")
@@ -384,16 +387,32 @@ def _verified() -> ReadOptions:
     return options
 
 
+@functools.cache
+def _block_cache() -> Cache:
+    return Cache(_BLOCK_CACHE_BYTES)
+
+
+@functools.cache
+def _memtables() -> WriteBufferManager:
+    return WriteBufferManager(_MEMTABLES_BYTES, allow_stall=False)
+
+
+def block_cache_bytes() -> int:
+    """Give what is in use of the block cache; in any thread."""
+    return int(_block_cache().get_usage())
+
+
 def _options() -> Options:
     options = Options(raw_mode=True)
     options.create_if_missing(True)  # noqa: FBT003 - the library's signature
     options.set_max_open_files(_OPEN_FILES)
     options.set_write_buffer_size(_WRITE_BUFFER_BYTES)
+    options.set_write_buffer_manager(_memtables())
     options.set_compression_type(DBCompressionType.none())  # hashes do not compress
     options.set_paranoid_checks(True)
     options.set_keep_log_file_num(4)
     table = BlockBasedOptions()
-    table.set_block_cache(Cache(_BLOCK_CACHE_BYTES))
+    table.set_block_cache(_block_cache())
     table.set_bloom_filter(10, block_based=False)
     options.set_block_based_table_factory(table)
     return options

@@ -16,7 +16,7 @@ from schemas.codec import event_id
 from schemas.records import Hashed, MatchSettings, Origin, Relation, Tier
 from schemas.topics import IMAGE_MATCHED
 from streams.index.partition import Arrival, PartitionIndex
-from streams.index.store import Row
+from streams.index.store import Row, block_cache_bytes
 from streams.telemetry import metrics
 from streams.telemetry.metrics import Metric
 from streams.telemetry.registry import Registry, Samples, Steps
@@ -90,6 +90,7 @@ class MatchMetrics:
         )
         for metric, read in reads:
             registry.computed(metric, self._of_each(read))
+        registry.computed(metrics.ROCKSDB_BLOCK_CACHE_BYTES, block_cache_bytes)
         directory = data_directory.absolute()
         registry.computed(metrics.DISK_FREE_BYTES, lambda: _disk(directory).free)
         registry.computed(metrics.DISK_SIZE_BYTES, lambda: _disk(directory).total)

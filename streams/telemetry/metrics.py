@@ -293,9 +293,16 @@ ROCKSDB_SIZE_BYTES: Final = Metric(
     "check_dedup_rocksdb_size_bytes",
     "gauge",
     "Of an owned partition's RocksDB. part: sst_live, sst_total (on disk); memtables, "
-    "block_cache, table_readers (in memory).",
+    "table_readers (in memory).",
     unit="bytes",
     labels=("partition", "part"),
+    processes=("matcher",),
+)
+ROCKSDB_BLOCK_CACHE_BYTES: Final = Metric(
+    "check_dedup_rocksdb_block_cache_bytes",
+    "gauge",
+    "In use of RocksDB's block cache, which all indexes of a process share.",
+    unit="bytes",
     processes=("matcher",),
 )
 ROCKSDB_PENDING_COMPACTION_BYTES: Final = Metric(

@@ -71,7 +71,7 @@ class Sample:
     """A process at one time."""
 
     at: float
-    resident_bytes: int
+    own_bytes: int
     open_files: int
 
 
