@@ -283,7 +283,7 @@ class Hasher:
             self._unparking.add(task)
             task.add_done_callback(partial(self._done, self._unparking))
         if full not in parked:
-            logger.warning(
+            logger.info(
                 "%s %d: %s has its share of the window; from here on its pictures wait, "
                 "and others' go on",
                 partition,
