@@ -211,9 +211,13 @@ def decide(picture: Fingerprint, earlier: Fingerprint, settings: MatchSettings) 
 def decide_all(
     picture: Fingerprint, earlier: Sequence[Fingerprint], settings: MatchSettings
 ) -> list[Decision | None]:
-    """`decide` for each of several earlier pictures, in their order."""
+    """`decide` for each of several earlier pictures, in their order.
+
+    What is forwarded widely comes again and again as the same bytes: those are decided once.
+    """
     asking = _Asking(picture)
-    return [_decide(asking, other, settings) for other in earlier]
+    decided = {other: _decide(asking, other, settings) for other in dict.fromkeys(earlier)}
+    return [decided[other] for other in earlier]
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,6 +107,8 @@ def _picture_lines(lines: Luma, colour_share: float) -> tuple[int, int]:
         return 0, count
     thinnest_bar = max(_LEAST_BAR_LINES, round(_LEAST_BAR_SHARE * count))
     bar = _bar_lines(lines, colour_share)
+    if not bar.any():
+        return 0, count
     for first, end in _runs(bar):
         if end - first < thinnest_bar:
             bar[first:end] = False
@@ -117,22 +119,30 @@ def _picture_lines(lines: Luma, colour_share: float) -> tuple[int, int]:
 
 
 def _bar_lines(lines: Luma, colour_share: float) -> NDArray[np.bool_]:
-    length = lines.shape[1]
-    end = max(2, round(_END_SHARE * length))
-    first, last = lines[:, :end].astype(np.int16), lines[:, -end:].astype(np.int16)
-    colour = (first.mean(axis=1) + last.mean(axis=1)) / 2
-    alike = np.abs(np.diff(colour)) <= _NEIGHBOURS_APART
+    width = max(2, round(_END_SHARE * lines.shape[1]))
+    first, first_spread = _end(lines[:, :width])
+    last, last_spread = _end(lines[:, -width:])
     bar: NDArray[np.bool_] = (
-        (np.ptp(first, axis=1) <= _SPREAD_OF_AN_END)
-        & (np.ptp(last, axis=1) <= _SPREAD_OF_AN_END)
-        & (np.abs(first.mean(axis=1) - last.mean(axis=1)) <= _ENDS_APART)
-        & (np.append(alike, False) | np.insert(alike, 0, False))
+        (first_spread <= _SPREAD_OF_AN_END)
+        & (last_spread <= _SPREAD_OF_AN_END)
+        & (np.abs(first - last) <= _ENDS_APART)
     )
+    if not bar.any():
+        return bar
+    colour = (first + last) / 2
+    alike = np.abs(np.diff(colour)) <= _NEIGHBOURS_APART
+    bar &= np.append(alike, False) | np.insert(alike, 0, False)
     asked = np.flatnonzero(bar)  # few in a photograph: only these are read in full
     if len(asked):
         same = np.abs(lines[asked] - colour[asked, None].astype(np.float32)) <= _SAME_COLOUR
         bar[asked] = same.mean(axis=1) >= colour_share
     return bar
+
+
+def _end(pixels: Luma) -> tuple[NDArray[np.float64], Luma]:
+    """Mean and spread of each line's pixels at one end."""
+    across = np.ascontiguousarray(pixels.T)  # along the lines, numpy adds them all at once
+    return across.mean(axis=0, dtype=np.float64), across.max(axis=0) - across.min(axis=0)
 
 
 def _edges(shares: NDArray[np.floating], cells: slice) -> tuple[int, int]:

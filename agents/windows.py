@@ -110,6 +110,7 @@ TURNED: Final[dict[float, tuple[Cuts, ...]]] = {
 MIRRORED: Final = _all_sides(0.0, 0.05, 0.1)
 
 _SIDE: Final = 96
+_TURNED_SIDE: Final = 64
 _SAMPLES: Final = 4 * CODE_SIDE
 _LANCZOS_SUPPORT: Final = 3.0
 _WEIGHT_BITS: Final = 14
@@ -168,11 +169,27 @@ def _windows(frame: Rectangle, asked: tuple[Cuts, ...]) -> list[Window]:
 
 
 def _codes(small: Image.Image, aspect: float, asked: tuple[Cuts, ...]) -> bytes:
-    codes = [_projection(asked).codes(np.asarray(small, np.float64))]
-    for degrees, turned in TURNED.items():
-        pixels = np.asarray(_turned(small, aspect, degrees), np.float64)
-        codes.append(_projection(turned).codes(pixels))
-    return b"".join(codes)
+    plain = _projection(asked).codes(np.asarray(small, np.float64))
+    return plain + _turned_codes(small, aspect)
+
+
+def _turned_codes(small: Image.Image, aspect: float) -> bytes:
+    pixels = np.array(
+        [
+            _turned(small, aspect, degrees, cuts[0])
+            for degrees, turned in TURNED.items()
+            for cuts in turned
+        ],
+        np.float64,
+    )
+    cosines = _turned_cosines()
+    return _above_median((cosines @ (pixels @ cosines.T)).reshape(len(pixels), -1))
+
+
+@functools.cache
+def _turned_cosines() -> NDArray[np.float64]:
+    """From the pixels of a turned window to its lowest frequencies: 8 x 64."""
+    return _whole_numbers([dct(np.eye(_TURNED_SIDE), axis=0)[:CODE_SIDE]])
 
 
 def _small(frame: Image.Image) -> Image.Image:
@@ -185,20 +202,27 @@ def _aspect(frame: Rectangle) -> float:
     return (bottom - top) / (right - left)
 
 
-def _turned(small: Image.Image, aspect: float, degrees: float) -> Image.Image:
-    """As `Image.rotate` turns it, in the proportions that it had."""
-    cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+def _turned(small: Image.Image, aspect: float, degrees: float, cut: float) -> Image.Image:
+    """Turned as `Image.rotate` does, in the proportions that it had, and cut at all sides.
+
+    64 samples across the window are about one pixel apart. These codes differ from imagehash's by
+    0.7 bits; with 96 by 0.6, with 48 by 0.9.
+    """
+    step = (1.0 - 2.0 * cut) * _SIDE / _TURNED_SIDE
+    cosine = step * math.cos(math.radians(degrees))
+    sine = step * math.sin(math.radians(degrees))
     across, down = -sine * aspect, sine / aspect
-    centre = _SIDE / 2
+    centre, middle = _SIDE / 2, _TURNED_SIDE / 2
     affine = (
         cosine,
         across,
-        centre * (1.0 - cosine - across),
+        centre - middle * (cosine + across),
         down,
         cosine,
-        centre * (1.0 - down - cosine),
+        centre - middle * (down + cosine),
     )
-    return small.transform(small.size, Transform.AFFINE, affine, Resampling.BILINEAR)
+    size = _TURNED_SIDE, _TURNED_SIDE
+    return small.transform(size, Transform.AFFINE, affine, Resampling.BILINEAR)
 
 
 class _Projection:
@@ -216,9 +240,13 @@ class _Projection:
     def codes(self, pixels: NDArray[np.float64]) -> bytes:
         products = (self._down @ (pixels @ self._across)).reshape(self._shape)
         frequencies = products.transpose(0, 2, 1, 3)[self._row, self._column]
-        frequencies = frequencies.reshape(len(self._row), -1)
-        bits = frequencies > np.median(frequencies, axis=1, keepdims=True)
-        return np.packbits(bits, axis=1).tobytes()
+        return _above_median(frequencies.reshape(len(self._row), -1))
+
+
+def _above_median(frequencies: NDArray[np.float64]) -> bytes:
+    """One code for each row."""
+    bits = frequencies > np.median(frequencies, axis=1, keepdims=True)
+    return np.packbits(bits, axis=1).tobytes()
 
 
 @functools.cache

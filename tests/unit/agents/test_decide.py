@@ -1,14 +1,17 @@
 """The decision: what relates, how, how surely, and in which order."""
 
 import random
+from unittest.mock import Mock
 
 import msgspec
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
+import agents.decide
 from agents.decide import Decision, asked_codes, decide, decide_all, default_match_settings, meet
 from agents.decode import DecodeLimits
 from agents.fingerprint import fingerprint
+from agents.sketch import compare
 from schemas.records import Fingerprint, MatchSettings, View
 from streams.evaluation.alterations import barred, overlaid, screenshot
 from tests.unit.agents.pictures import shipped, written
@@ -236,6 +239,21 @@ def test_other_text_is_never_confirmed(photograph: Image.Image, *, in_bar: bool)
         one, other = (overlaid(photograph, text, 0.78, 0.98) for text in texts)
     decision = related(one, other)
     assert (decision.relation, decision.tier) == ("other_text", "suggested_sibling")
+
+
+def test_equal_bytes_are_decided_once(
+    photograph: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often they were forwarded."""
+    looked = Mock(wraps=compare)
+    monkeypatch.setattr(agents.decide, "compare", looked)
+    newer, older = fingerprinted(photograph.resize((300, 300))), fingerprinted(photograph)
+    once = decide_all(newer, [older], SETTINGS)
+    comparisons = looked.call_count
+    assert comparisons >= 1
+    again = [older, msgspec.structs.replace(older), older]
+    assert decide_all(newer, again, SETTINGS) == 3 * once
+    assert looked.call_count == 2 * comparisons
 
 
 def test_different_pictures_do_not_relate() -> None:

@@ -212,7 +212,7 @@ def test_multi_picture_jpeg_is_no_animation(colour: Image.Image) -> None:
         ((100, 80), (100, 80)),
         ((512, 512), (SHORT_SIDE_PIXELS, SHORT_SIDE_PIXELS)),
         ((1080, 2340), (SHORT_SIDE_PIXELS, 555)),
-        ((8000, 400), (LONG_SIDE_PIXELS, 51)),
+        ((8600, 430), (LONG_SIDE_PIXELS, 51)),
         ((9000, 1), (LONG_SIDE_PIXELS, 1)),
         ((1, 1), (1, 1)),
     ],
@@ -227,11 +227,31 @@ def test_size_is_reduced_never_enlarged(
     assert (picture.width_pixels, picture.height_pixels) == size
 
 
+@pytest.mark.parametrize(
+    ("form", "size", "reduced"),
+    [
+        ("JPEG", (1224, 816), (306, 204)),  # a quarter
+        ("JPEG", (1280, 960), (320, 240)),
+        ("JPEG", (8000, 400), (1000, 50)),
+        ("JPEG", (1200, 780), (394, 256)),  # a quarter of it would be too little
+        ("JPEG", (612, 408), (384, 256)),  # small: as far as it is worth
+        ("PNG", (1224, 816), (384, 256)),
+        ("WEBP", (1224, 816), (384, 256)),
+    ],
+)
+def test_what_the_decoder_itself_has_reduced_enough_is_reduced_no_further(
+    form: str, size: tuple[int, int], reduced: tuple[int, int]
+) -> None:
+    """JPEGs of at least 0.5 MP, down to a short side of 200."""
+    assert decoded(written(Image.new("L", size, 90), form)).luma.size == reduced
+
+
 def test_reduced_decoding_shows_the_same(colour: Image.Image) -> None:
     """A large JPEG, decoded at a fraction, equals the small one."""
     large = colour.resize((3000, 2000), Image.Resampling.BICUBIC)
-    small = colour.convert("L").resize((384, 256), Image.Resampling.BICUBIC)
-    assert mean_difference(decoded(written(large, "JPEG", quality=90)).luma, small) < 3
+    reduced = decoded(written(large, "JPEG", quality=90)).luma
+    small = colour.convert("L").resize(reduced.size, Image.Resampling.BICUBIC)
+    assert mean_difference(reduced, small) < 3
 
 
 # --- bad input ----------------------------------------------------------------------------------
