@@ -313,7 +313,7 @@ class Broker:
     def _choose_ports(self) -> tuple[int, int]:
         """Ports for clients and for the controller; the latter is part of the formatted data."""
         recorded = self._recorded_ports()
-        port, controller_port = recorded or (_free_port(), _free_port())
+        port, controller_port = recorded or (free_port(), free_port())
         if self._wanted_port is not None:
             port = self._wanted_port
         for fixed in (port, controller_port):
@@ -327,7 +327,7 @@ class Broker:
     def _format(self, java: str, jars: Path, ports: tuple[int, int]) -> None:
         """Write the configuration; format the data directory unless it is a broker's already."""
         recorded = self._recorded_listeners()
-        more = {name: recorded.get(name) or _free_port() for name in self._listeners}
+        more = {name: recorded.get(name) or free_port() for name in self._listeners}
         self.properties.write_text(
             SERVER_PROPERTIES.format(
                 port=ports[0],
@@ -481,7 +481,12 @@ def _tail(path: Path, lines: int = 20) -> str:
     return "\n".join(text.splitlines()[-lines:]) or "(nothing)"
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Give a port of this machine that nobody listens on, below those that clients get.
+
+    Raises:
+        BrokerError: none of a hundred tried is free.
+    """
     for _ in range(100):
         port = FIRST_PORT + secrets.randbelow(PORTS)
         if _is_free(port):

@@ -42,6 +42,7 @@ from deploy.local.broker import (
     Broker,
     BrokerError,
     ExternalBroker,
+    free_port,
 )
 from streams.api import keys
 from streams.errors import CheckDedupError
@@ -259,7 +260,7 @@ class Stack:
         running = self.member(name, [str(COMMAND), role]).process() is not None
         known = int(file.read_text()) if file.exists() else self.settings.api_port
         if not running and _answers(known):
-            known = _free_port()
+            known = free_port()
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(str(known))
         return {_API_PORT_VARIABLE: str(known)}
@@ -519,13 +520,6 @@ def _up_stack(arguments: argparse.Namespace) -> Stack:
         settings={_KEYS_VARIABLE: keys_file},
         metrics_port=METRICS_PORT,
     )
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _is_ready(url: str) -> bool:

@@ -141,6 +141,7 @@ def markdown(report: Report) -> str:
         "Judged are those who were not ended during mixed faults: a line through the medians of",
         "twelve blocks after the first third; flat where its 95 % lower bound per hour is not",
         "above what is allowed, which for a matcher is also what an index keeps of each picture.",
+        "Its RocksDB's block cache and memtables are left out: they are bounded, and fill.",
         "",
         "| process | what | mean | most | slope per hour | +- | allowed | judgement |",
         "|---|---|---:|---:|---:|---:|---:|---|",

@@ -36,7 +36,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined] # its stubs ex
     ResourceType,
 )
 
-from deploy.local.broker import Broker, _free_port
+from deploy.local.broker import Broker, free_port
 from schemas.topics import IMAGE_INGESTED, INDEX_LOG
 from streams.entry import LogEntry
 from streams.errors import CorruptStateError, RetryableError
@@ -298,7 +298,7 @@ class System:
         self.test = ""
         self.chance = random.Random(seed)
         self.timeline = Timeline()
-        port, *proxy_ports = (_free_port() for _ in range(1 + len(PROXIED)))
+        port, *proxy_ports = (free_port() for _ in range(1 + len(PROXIED)))
         self._proxied = dict(zip(PROXIED, proxy_ports, strict=True))
         # A client that comes by one of these listeners is told to go through its proxy. By name,
         # because the broker reads back the addresses that it listens on.

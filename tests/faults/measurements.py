@@ -71,7 +71,7 @@ class Sample:
     """A process at one time."""
 
     at: float
-    own_bytes: int
+    own_bytes: float
     open_files: int
 
 

@@ -15,7 +15,7 @@ from confluent_kafka import Consumer, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
-from deploy.local.broker import Broker, BrokerError, ExternalBroker, _free_port
+from deploy.local.broker import Broker, BrokerError, ExternalBroker, free_port
 
 ANSWER_SECONDS = 30.0
 
@@ -150,8 +150,8 @@ def test_a_lost_race_for_a_port_is_run_again(
     """A port that someone takes after it was chosen costs another attempt, which is told."""
     with socket.create_server(("127.0.0.1", 0)) as someone:
         taken = someone.getsockname()[1]
-        ports = iter([taken, _free_port(), _free_port(), _free_port()])
-        monkeypatch.setattr("deploy.local.broker._free_port", lambda: next(ports))
+        ports = iter([taken, free_port(), free_port(), free_port()])
+        monkeypatch.setattr("deploy.local.broker.free_port", lambda: next(ports))
         with Broker(tmp_path) as broker:
             assert broker.bootstrap != f"127.0.0.1:{taken}"
     assert f"port {taken}" in capsys.readouterr().err

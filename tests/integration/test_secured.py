@@ -4,7 +4,6 @@ import asyncio
 import http.client
 import json
 import os
-import socket
 import subprocess
 import time
 import urllib.request
@@ -17,7 +16,7 @@ import pytest
 from confluent_kafka import TopicCollection
 from confluent_kafka.admin import AdminClient
 
-from deploy.local.broker import Broker
+from deploy.local.broker import Broker, free_port
 from deploy.local.client import Client
 from deploy.local.secured import OPERATIONS, SASL_SSL, SSL, Authority, add_user, grant
 from deploy.local.stack import COMMAND, Member, Stack, without_settings
@@ -100,13 +99,6 @@ def ready(secured: Secured, tmp_path: Path) -> Iterator[Stack]:
         yield found
     finally:
         found.stop()
-
-
-def free_port() -> int:
-    """Give a port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def run(settings: Mapping[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
