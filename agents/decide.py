@@ -215,6 +215,8 @@ def decide_all(
 
     What is forwarded widely comes again and again as the same bytes: those are decided once.
     """
+    if not earlier:
+        return []
     asking = _Asking(picture)
     decided = {other: _decide(asking, other, settings) for other in dict.fromkeys(earlier)}
     return [decided[other] for other in earlier]

@@ -35,9 +35,9 @@ _LANCZOS_SUPPORT: Final = 3.0
 _WEIGHT_BITS: Final = 22
 # The band of the weights is about a tenth of its matrix; four blocks of it are a third.
 _BANDS: Final = 4
+_LEAST_BANDED: Final = 128
 # Frequencies are up to 4 x 255 x 64 x 64; computed in two ways they differ by less than 1e-7.
 _DOUBTFUL: Final = 1e-3
-_LEAST_BANDED: Final = 128
 
 
 class _Block(NamedTuple):

@@ -147,6 +147,14 @@ def markdown(report: Report) -> str:
         "|---|---|---:|---:|---:|---:|---:|---|",
         *(_growth_row(row) for row in report.growths),
         "",
+        "The medians, oldest first:",
+        "",
+        *(
+            f"- {row.process}, {row.what}: {' '.join(f'{each:.0f}' for each in row.growth.medians)}"
+            for row in report.growths
+            if row.growth is not None
+        ),
+        "",
     ]
     return "\n".join(lines)
 

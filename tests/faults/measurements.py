@@ -79,6 +79,8 @@ class Sample:
 class Growth:
     """How a quantity moved after the warm-up; `slope` and `error` are per hour."""
 
+    medians: list[float]
+    """Of the blocks, oldest first."""
     mean: float
     slope: float
     error: float
@@ -191,4 +193,6 @@ def growth(times: Sequence[float], values: Sequence[float], *, allowed: float) -
     # What never moves at all has no defined error.
     error = 0.0 if np.ptp(medians) == 0 else line.stderr
     quantile = stats.t.ppf(0.5 + _CONFIDENCE / 2, _BLOCKS - 2)
-    return Growth(float(np.mean(medians)), float(line.slope), float(quantile * error), allowed)
+    return Growth(
+        medians, float(np.mean(medians)), float(line.slope), float(quantile * error), allowed
+    )
