@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -58,12 +59,22 @@ def test_clock_jumps(system: System, clock: Clock) -> None:
             system.pause(2)
             system.timeline.add(f"the wall clock is {seconds} s ahead")
             clock.set(seconds)
+            if abs(seconds) > DAY_SECONDS:
+                # A hasher tells dead letters only, and one comes every other second.
+                month = time.strftime("%Y-%m", time.gmtime(time.time() + seconds))
+                system.await_true(
+                    f"hashers and matchers have jumped to {month}", partial(told, system, month)
+                )
         system.pause(2)
     assert system.judge().outcomes
-    far = time.strftime("%Y-%m", time.gmtime(time.time() + max(JUMPS_SECONDS)))
-    for role in ("hasher", "matcher"):
-        said = "".join(worker.said() for worker in system.of(role))
-        assert f'"time":"{far}' in said, f"{role}: its clock did not jump"
+
+
+def told(system: System, month: str) -> bool:
+    """Whether some process of each role has logged something in this month."""
+    return all(
+        any(f'"time":"{month}' in worker.said() for worker in system.of(role))
+        for role in ("hasher", "matcher")
+    )
 
 
 def test_events_of_wrong_clocks(system: System) -> None:
