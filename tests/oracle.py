@@ -2,7 +2,7 @@
 
 `verify` works on plain records in memory and shares no code with the index or the matcher: it
 walks the log and compares every picture with every earlier one. What it takes from the product
-are the contract (`schemas`) and the decision about one pair (`agents.decide`).
+are the contract (`schemas`) and the decision about one pair (`agents.decide.decide`).
 `read_history` reads those records from a broker; `verify_index` compares an index on disk with
 one that is made anew from the log.
 
@@ -30,7 +30,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.decide import Decision, asked_codes, decide_all
+from agents.decide import Decision, asked_codes, decide
 from agents.match_images import MODEL
 from schemas.codec import (
     UnknownLogRecordError,
@@ -526,10 +526,11 @@ class Walk:
     def related(self, record: Hashed, settings: MatchSettings) -> list[tuple[Decision, Indexed]]:
         """Compare with every visible picture of the workspace; give the relations, best first."""
         near = self.pictures[record.workspace].near(record, settings.radius)
-        near = near[: settings.candidates_bound]
-        fingerprints = [other.record.fingerprint for other in near]
-        decisions = decide_all(record.fingerprint, fingerprints, settings)
-        decided = [(one, other) for one, other in zip(decisions, near, strict=True) if one]
+        decided = [
+            (decision, other)
+            for other in near[: settings.candidates_bound]
+            if (decision := decide(record.fingerprint, other.record.fingerprint, settings))
+        ]
         return sorted(decided, key=lambda pair: (pair[0].rank, pair[1].offset))
 
 
