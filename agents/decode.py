@@ -59,7 +59,7 @@ SHORT_SIDE_PIXELS: Final = 256
 LONG_SIDE_PIXELS: Final = 1024
 # The decoder of a JPEG of so many pixels halves it while that leaves this share of those sizes;
 # then nothing is left to reduce, and a picture of 1 MP takes a fifth less time.
-DRAFT_SHARE: Final = 0.78
+_DRAFT_SHARE: Final = 0.78
 _PIXELS_TO_DRAFT: Final = 500_000
 
 _PREFIX_BYTES: Final = 16
@@ -206,7 +206,7 @@ def decode(content: bytes, limits: DecodeLimits) -> DecodedPicture | Rejection:
 def _decode(picture: ImageFile.ImageFile, limits: DecodeLimits) -> DecodedPicture:
     _check_pixels(picture, limits)
     size = picture.size
-    share = DRAFT_SHARE if size[0] * size[1] >= _PIXELS_TO_DRAFT else 1.0
+    share = _DRAFT_SHARE if size[0] * size[1] >= _PIXELS_TO_DRAFT else 1.0
     # Decodes a JPEG at 1/2, 1/4 or 1/8, never below the size asked for; others ignore it.
     drafted = picture.draft("L", _reduced(size, share))
     picture.load()

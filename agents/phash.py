@@ -103,8 +103,8 @@ def _banded(lines: Samples, blocks: Sequence[_Block]) -> Samples:
 def _bits(samples: Samples, side: int) -> tuple[list[bytes], list[float]]:
     """Which of the lowest side x side frequencies are above their median, and their amplitude."""
     count = samples.shape[1]
-    cosines = _cosines(count, side)
-    frequencies = (cosines @ (samples @ cosines.T)).reshape(len(samples), -1)
+    lowest = cosines(count, side)
+    frequencies = (lowest @ (samples @ lowest.T)).reshape(len(samples), -1)
     middle = frequencies.shape[1] // 2
     ordered = np.partition(frequencies, (middle - 1, middle), axis=1)
     below, above = ordered[:, middle - 1], ordered[:, middle]
@@ -124,10 +124,10 @@ def _bits_as_imagehash(samples: Samples, side: int) -> NDArray[np.bool_]:
 
 
 @functools.cache
-def _cosines(count: int, side: int) -> Samples:
-    """The lowest frequencies of a DCT-II: side x count."""
-    cosines: Samples = dct(np.eye(count), axis=0)[:side]
-    return cosines
+def cosines(count: int, side: int) -> Samples:
+    """From `count` samples to the lowest frequencies of their DCT-II: side x count."""
+    lowest: Samples = dct(np.eye(count), axis=0)[:side]
+    return lowest
 
 
 def _rounded(sums: Samples) -> Samples:
@@ -142,14 +142,13 @@ def _rounded(sums: Samples) -> Samples:
 def _blocks(length: int, count: int) -> Sequence[_Block]:
     """The weights without most of the zeros beside their band."""
     weights = _weights(length, count)
-    if length < _LEAST_BANDED:
-        return (_Block(0, length, 0, count, weights),)
     reach = math.ceil(_LANCZOS_SUPPORT * length / count) + 1
+    bands = _BANDS if length >= _LEAST_BANDED else 1
     blocks = []
-    for part in range(_BANDS):
-        first, end = part * count // _BANDS, (part + 1) * count // _BANDS
-        start, stop = max(0, first * length // count - reach), end * length // count + reach
-        stop = min(stop, length)
+    for part in range(bands):
+        first, end = part * count // bands, (part + 1) * count // bands
+        start = max(0, first * length // count - reach)
+        stop = min(length, end * length // count + reach)
         block = np.ascontiguousarray(weights[start:stop, first:end])
         blocks.append(_Block(start, stop, first, end, block))
     return blocks

@@ -282,13 +282,16 @@ def _corrected(one: Grey, other: Grey, turned_degrees: float) -> tuple[Grey, Mas
             target, source = target - target.mean(), source - source.mean()
             gain = max(float(target @ source) / max(float(source @ source), 1e-6), 0.1)
             errors = target - gain * source
-            slopes = np.empty((len(shared), 6), np.float32)
+            down_slope, right_slope = (slope.take(shared) for slope in np.gradient(moved))
             to_right, to_bottom = rightward.take(shared), downward.take(shared)
-            for first, slope in enumerate(_slopes(moved)):
-                slopes[:, 3 * first] = slope.take(shared)
-                slopes[:, 3 * first + 1] = slopes[:, 3 * first] * to_right
-                slopes[:, 3 * first + 2] = slopes[:, 3 * first] * to_bottom
-            slopes *= gain
+            slopes = gain * np.stack(
+                [
+                    slope * part
+                    for slope in (right_slope, down_slope)
+                    for part in (1.0, to_right, to_bottom)
+                ],
+                axis=-1,
+            )
             scale = 2.5 * float(np.median(np.abs(errors))) + 1e-3
             weighted = slopes / (1.0 + (errors / scale) ** 2)[:, None]
             damping = _DAMPING * len(errors) * np.eye(6)
@@ -296,18 +299,8 @@ def _corrected(one: Grey, other: Grey, turned_degrees: float) -> tuple[Grey, Mas
             shift += step
             if np.abs(step).max() < _SETTLED_PIXELS:
                 break
-    u, v, shared_mask = moved_by(shift)
-    return ndimage.map_coordinates(other, (v, u), order=1, mode="nearest"), shared_mask
-
-
-def _slopes(picture: Grey) -> tuple[Grey, Grey]:
-    """Central differences along the rows and down the columns, as `np.gradient`'s."""
-    across, down = np.empty_like(picture), np.empty_like(picture)
-    across[:, 1:-1] = (picture[:, 2:] - picture[:, :-2]) / 2.0
-    across[:, 0], across[:, -1] = picture[:, 1] - picture[:, 0], picture[:, -1] - picture[:, -2]
-    down[1:-1] = (picture[2:] - picture[:-2]) / 2.0
-    down[0], down[-1] = picture[1] - picture[0], picture[-1] - picture[-2]
-    return across, down
+    u, v, inside = moved_by(shift)
+    return ndimage.map_coordinates(other, (v, u), order=1, mode="nearest"), inside
 
 
 def _textured_outside(picture: Grey, box: Box) -> float:

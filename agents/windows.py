@@ -25,7 +25,7 @@ from PIL import Image
 from PIL.Image import Resampling, Transform
 from scipy.fft import dct
 
-from agents.phash import CODE_SIDE, Rectangle
+from agents.phash import CODE_SIDE, Rectangle, cosines
 
 Cuts = tuple[float, float, float, float]
 """Shares of a frame that a window leaves out: at the left, top, right, bottom."""
@@ -100,12 +100,8 @@ ASKED_BESIDE_A_FRAME: Final[tuple[Cuts, ...]] = (
     *_all_sides(0.05, 0.14, 0.25),
 )
 # Up to 2 degrees the plain codes meet.
-TURNED: Final[dict[float, tuple[Cuts, ...]]] = {
-    -5.0: _all_sides(0.12),
-    -3.0: _all_sides(0.15),
-    3.0: _all_sides(0.15),
-    5.0: _all_sides(0.12),
-}
+TURNED: Final[dict[float, float]] = {-5.0: 0.12, -3.0: 0.15, 3.0: 0.15, 5.0: 0.12}
+"""Degrees, and what is cut at all sides of the picture turned by so many."""
 # Crops of up to 10 % are mirrored too.
 MIRRORED: Final = _all_sides(0.0, 0.05, 0.1)
 
@@ -162,9 +158,8 @@ def asked_codes(luma: Image.Image, frame: Rectangle) -> bytes:
 def _windows(frame: Rectangle, asked: tuple[Cuts, ...]) -> list[Window]:
     plain = [Window(window(frame, cuts)) for cuts in asked]
     return plain + [
-        Window(window(frame, cuts), turned_degrees=degrees)
-        for degrees, turned in TURNED.items()
-        for cuts in turned
+        Window(window(frame, (cut, cut, cut, cut)), turned_degrees=degrees)
+        for degrees, cut in TURNED.items()
     ]
 
 
@@ -175,21 +170,16 @@ def _codes(small: Image.Image, aspect: float, asked: tuple[Cuts, ...]) -> bytes:
 
 def _turned_codes(small: Image.Image, aspect: float) -> bytes:
     pixels = np.array(
-        [
-            _turned(small, aspect, degrees, cuts[0])
-            for degrees, turned in TURNED.items()
-            for cuts in turned
-        ],
-        np.float64,
+        [_turned(small, aspect, degrees, cut) for degrees, cut in TURNED.items()], np.float64
     )
-    cosines = _turned_cosines()
-    return _above_median((cosines @ (pixels @ cosines.T)).reshape(len(pixels), -1))
+    lowest = _turned_frequencies()
+    return _above_median((lowest @ (pixels @ lowest.T)).reshape(len(pixels), -1))
 
 
 @functools.cache
-def _turned_cosines() -> NDArray[np.float64]:
+def _turned_frequencies() -> NDArray[np.float64]:
     """From the pixels of a turned window to its lowest frequencies: 8 x 64."""
-    return _whole_numbers([dct(np.eye(_TURNED_SIDE), axis=0)[:CODE_SIDE]])
+    return _whole_numbers([cosines(_TURNED_SIDE, CODE_SIDE)])
 
 
 def _small(frame: Image.Image) -> Image.Image:
