@@ -99,7 +99,7 @@ async def test_a_job_that_hangs_is_killed_and_its_neighbour_is_not(pool: DecodeP
 async def test_an_answer_that_came_while_we_were_stopped_still_counts(pool: DecodePool) -> None:
     """A worker frozen for longer than the limit does not blame the picture."""
     job = asyncio.create_task(pool.run(time.sleep, 0.2, timeout_seconds=0.4))
-    await until(lambda: pool._children[0]._exchange)
+    await until(lambda: pool._children[0].job)
     await asyncio.sleep(0.05)
     time.sleep(0.6)  # noqa: ASYNC251 - the loop is to stand still
     assert await job is None
@@ -112,6 +112,29 @@ async def test_killing_a_child_mid_job_harms_no_job(pool: DecodePool) -> None:
         await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
         os.kill((await pids(pool))[0], signal.SIGKILL)
         assert await asyncio.gather(*jobs) == [200_000] * 40
+
+
+async def test_a_child_that_dies_idle_is_there_again(pool: DecodePool) -> None:
+    """Nobody's job is blamed for it, and none waits until the death is noticed."""
+    before = await pids(pool)
+    for pid in before:
+        os.kill(pid, signal.SIGKILL)
+    await until(lambda: pool.restarts == 2)
+    assert set(await pids(pool)).isdisjoint(before)
+    assert await run_at(pool, len, b"ab") == 2
+    assert pool.restarts == 2
+
+
+@pytest.mark.parametrize("more", [b"\0\0\0\x04more", b"\xff\xff\xff\xff", b"\0"])
+async def test_what_a_child_says_unasked_is_nobodys_answer(pool: DecodePool, more: bytes) -> None:
+    """A picture that has taken a child over does not answer for the next one."""
+    before = await pids(pool)
+    code = f"import os\nfor fd in range(3, 9):\n try: os.write(fd, {more!r})\n except OSError: pass"
+    done = await asyncio.gather(*(run_at(pool, exec, code) for _ in range(2)))
+    assert all(answer is None or isinstance(answer, Rejection) for answer in done)
+    answers = await asyncio.gather(*(run_at(pool, len, bytes(n)) for n in range(20)))
+    assert answers == list(range(20))
+    assert set(await pids(pool)).isdisjoint(before)
 
 
 async def test_a_job_that_kills_its_child_twice_is_rejected(pool: DecodePool) -> None:
@@ -137,7 +160,7 @@ async def test_the_second_attempt_runs_alone(pool: DecodePool, tmp_path: Path) -
         "(d / 'alone').write_text(str(time.monotonic()))"
     )
     neighbour = asyncio.create_task(run_at(pool, time.sleep, 0.5))
-    await until(lambda: pool._idle.qsize() == 1)
+    await until(lambda: pool._children[0].job)
     assert await run_at(pool, exec, code) is None
     ended = time.monotonic()
     assert neighbour.done()
@@ -181,7 +204,7 @@ async def test_cancelling_the_caller_frees_the_child(pool: DecodePool) -> None:
     """A second after the cancellation, all children work again and the old process is gone."""
     jobs = [asyncio.create_task(run_at(pool, time.sleep, 60)) for _ in range(2)]
     before = await pids(pool)
-    await until(pool._idle.empty)
+    await until(lambda: all(child.job for child in pool._children))
     began = time.monotonic()
     for job in jobs:
         job.cancel()
@@ -199,21 +222,21 @@ async def test_cancelling_a_caller_in_line_loses_no_child(pool: DecodePool) -> N
     """Cancelled while it waits its turn, also while it gathers all children."""
     running = asyncio.create_task(run_at(pool, time.sleep, 0.3))
     dying = asyncio.create_task(run_at(pool, os._exit, 1))
-    await until(pool._turn.locked)
+    await until(lambda: pool._waiting)
     waiting = asyncio.create_task(run_at(pool, os.getpid))
     await asyncio.sleep(0)
     for task in (dying, waiting):
         task.cancel()
     await asyncio.wait({dying, waiting})
     assert await running is None
-    assert pool._idle.qsize() == 2
-    assert not pool._turn.locked()
+    assert not pool._waiting
+    assert not any(child.job for child in pool._children)
 
 
 async def test_children_ignore_signals_meant_for_the_worker(pool: DecodePool) -> None:
     """SIGINT and SIGTERM of a whole process group must not look like a picture that kills."""
     job = asyncio.create_task(run_at(pool, time.sleep, 0.3))
-    await until(lambda: pool._children[0]._exchange)
+    await until(lambda: pool._children[0].job)
     children = await pids(pool)
     for pid in children:
         os.kill(pid, signal.SIGINT)
@@ -245,7 +268,7 @@ async def test_closing_lets_a_short_job_end_and_kills_a_long_one() -> None:
         children = await pids(pool)
         short = asyncio.create_task(run_at(pool, time.sleep, 0.2))
         long = asyncio.create_task(run_at(pool, time.sleep, 60))
-        await until(pool._idle.empty)
+        await until(lambda: all(child.job for child in pool._children))
         late = asyncio.create_task(run_at(pool, os.getpid))
         began = time.monotonic()
     assert time.monotonic() - began < 4.0
