@@ -117,7 +117,8 @@ class _Content(io.BytesIO):
 
     def read(self, size: int | None = -1, /) -> bytes:
         piece = super().read(size)
-        if size is not None and size > 0 and not piece:
+        # A part of a header has its size; a decoder's blocks end where the file does.
+        if size is not None and len(piece) < size and (not piece or size < ImageFile.MAXBLOCK):
             self.wanted_more = True
         return piece
 

@@ -285,6 +285,16 @@ def test_truncated_picture_is_rejected(colour: Image.Image, form: str, kept: flo
     assert reason(content[: int(len(content) * kept)]) == "picture_truncated"
 
 
+@pytest.mark.parametrize("kept", range(30, 900, 58))
+def test_a_picture_cut_within_its_header_is_truncated(colour: Image.Image, kept: int) -> None:
+    """Also where a table or the metadata are cut, of which some are there."""
+    metadata = Image.Exif()
+    metadata[0x010E] = "a" * 600  # a description
+    content = written(colour, "JPEG", exif=metadata)
+    assert content.index(b"\xff\xda") > 900
+    assert reason(content[:kept]) == "picture_truncated"
+
+
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF"])
 def test_a_mere_header_is_rejected(colour: Image.Image, form: str) -> None:
     """The first bytes alone are rejected as well."""
