@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from agents.decide import DECISION_VERSION, asked_codes, decide_all
+from agents.decide import KNOWN_DECISION_VERSIONS, asked_codes, decide_all
 from schemas.codec import UnknownLogRecordError, cloudevents_headers, encode_json, event_id
 from schemas.records import Hashed, ImageMatched, Match, MatchSettings, Position
 from schemas.topics import IMAGE_MATCHED
@@ -137,10 +137,11 @@ def _decided(
     by_settings: dict[MatchSettings, list[RowType]] = {}
     for row in rows:
         settings = index.settings_at(row.ordinal)
-        if settings.decision_version != DECISION_VERSION:
+        if settings.decision_version not in KNOWN_DECISION_VERSIONS:
             raise UnknownLogRecordError(
                 f"index-log partition {partition} offset {row.ordinal}: decision version "
-                f"{settings.decision_version} is in force, this program knows {DECISION_VERSION}"
+                f"{settings.decision_version} is in force, this program knows "
+                f"{', '.join(map(str, KNOWN_DECISION_VERSIONS))}"
             )
         by_settings.setdefault(settings, []).append(row)
     for settings, asked in by_settings.items():

@@ -226,6 +226,9 @@ class MatchSettings(
         int, Meta(ge=1, description="Candidates decided per picture, nearest and oldest first.")
     ]
     matches_bound: Annotated[int, Meta(ge=1, le=400, description="Matches listed per outcome.")]
+    least_view_confidence: Annotated[
+        Fraction, Meta(description="Views that met are compared from here on; decision 3 has none.")
+    ] = 0.0
 
 
 LogRecord = Hashed | Removed | Reviewed | MatchSettings

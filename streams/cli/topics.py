@@ -34,6 +34,34 @@ def create_topics() -> None:
         )
 
 
+@topics_app.command("renew-settings")
+def renew_settings(
+    *,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the settings only.")] = False,
+) -> None:
+    """Put this version's match settings in force, once all matchers and APIs are this version.
+
+    They are appended to each partition of index-log and hold from there on; outcomes that are
+    made stay as they are. A matcher of an older version stops when it meets them.
+    """
+    with session() as settings:
+        from agents.decide import default_match_settings
+        from streams.kafka import topics
+
+        renewed = default_match_settings(settings.partitions)
+        out.print_json(data=msgspec.to_builtins(renewed))
+        if dry_run:
+            return
+        offsets = topics.renew(
+            settings,
+            renewed,
+            clock_ms=lambda: time.time_ns() // 1_000_000,
+            new_key=lambda: uuid.uuid4().hex,
+        )
+        for partition, offset in sorted(offsets.items()):
+            out.print(f"index-log[{partition}]: in force from offset {offset} on")
+
+
 @topics_app.command("check")
 def check_topics() -> None:
     """Hold the broker's topics against their declarations; exit 1 where they differ."""

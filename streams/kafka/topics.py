@@ -1,6 +1,6 @@
-"""Making the topics, the first settings and the groups' first offsets; checking a live broker.
+"""Making the topics, the settings and the groups' first offsets; checking a live broker.
 
-Called by `check-dedup topics create` and `topics check`, and by every process when it starts.
+Called by `check-dedup topics`, and by every process when it starts.
 The declarations are those of `schemas.topics`; nothing here changes a topic that exists.
 """
 
@@ -107,6 +107,34 @@ def create(
     return Created(topics, appended, _commit_first_offsets(admin, settings.partitions))
 
 
+def renew(
+    settings: Settings,
+    renewed: MatchSettings,
+    *,
+    clock_ms: Callable[[], int],
+    new_key: Callable[[], str],
+) -> dict[int, int]:
+    """Append match settings to each partition of `index-log`; give the offsets that they got.
+
+    They are in force from there on: what came before keeps its outcome. A matcher or API that does
+    not know their decision version stops there. May be repeated: equal settings change nothing.
+
+    Raises:
+        MisconfiguredError: the log is not there, or not as `create` makes it.
+        RetryableError: the broker does not answer; some partitions may have them.
+    """
+    require_access(settings)
+    counts = _partition_counts(admin_client(settings))
+    if INDEX_LOG not in counts:
+        raise MisconfiguredError(f"{INDEX_LOG}: no such topic; {CREATE}")
+    wrong = _wrong_counts(counts, settings) + _wrong_settings(settings, counts[INDEX_LOG])
+    if wrong:
+        raise MisconfiguredError("\n".join(wrong))
+    renewed = msgspec.structs.replace(renewed, partitions=settings.partitions)
+    name = f"settings {new_key()}"
+    return _append(settings, renewed, range(settings.partitions), clock_ms, new_key, name=name)
+
+
 def check(settings: Settings) -> list[str]:
     """Hold the broker against the declarations; name each problem and its repair.
 
@@ -188,7 +216,8 @@ def _append_first(
             for partition in range(settings.partitions)
             if reader.watermarks(partition) == (0, 0)
         ]
-        for partition, offset in _append(settings, first, empty, clock_ms, new_key).items():
+        appended = _append(settings, first, empty, clock_ms, new_key, name="first settings")
+        for partition, offset in appended.items():
             found = _first_record(reader, partition, 0, offset + 1)
             if found != first:
                 raise MisconfiguredError(
@@ -200,12 +229,17 @@ def _append_first(
 
 def _append(
     settings: Settings,
-    first: MatchSettings,
+    record: MatchSettings,
     partitions: Sequence[int],
     clock_ms: Callable[[], int],
     new_key: Callable[[], str],
+    *,
+    name: str,
 ) -> dict[int, int]:
-    """Append to each of the partitions; give the offsets that the records got."""
+    """Append to each of the partitions; give the offsets that the records got.
+
+    With the partition, `name` makes the record's id.
+    """
     failures: list[KafkaError] = []
     offsets: dict[int, int] = {}
 
@@ -220,7 +254,7 @@ def _append(
         now_ms = clock_ms()
         sender.produce(
             INDEX_LOG,
-            encode_log(first),
+            encode_log(record),
             new_key().encode(),
             partition,
             on_delivery=delivered,
@@ -228,7 +262,7 @@ def _append(
             headers=list(
                 cloudevents_headers(
                     topic=INDEX_LOG,
-                    identifier=event_id(INDEX_LOG, "first settings", partition),
+                    identifier=event_id(INDEX_LOG, name, partition),
                     source="topics-create",
                     subject="settings",
                     time_ms=now_ms,

@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Callable
 from contextlib import closing, suppress
+from dataclasses import replace
 
 import msgspec
 import pytest
@@ -73,6 +74,11 @@ def settings(own_broker: Broker) -> Settings:
 def create(settings: Settings, first: MatchSettings = FIRST) -> topics.Created:
     """Create with a fixed clock and random keys."""
     return topics.create(settings, first, clock_ms=lambda: NOW_MS, new_key=lambda: uuid.uuid4().hex)
+
+
+def renew(settings: Settings) -> dict[int, int]:
+    """Renew with a fixed clock and random keys."""
+    return topics.renew(settings, FIRST, clock_ms=lambda: NOW_MS, new_key=lambda: uuid.uuid4().hex)
 
 
 def log_of(settings: Settings, partition: int) -> list[LogEntry]:
@@ -200,6 +206,36 @@ class TestCreate:
         nowhere = Settings(bootstrap_servers="127.0.0.1:1")
         with pytest.raises(RetryableError):
             topics.check(nowhere)
+
+
+class TestRenew:
+    """Other settings, from a place in the log on."""
+
+    def test_settings_are_appended(self, settings: Settings) -> None:
+        """To each partition, with keys and ids of their own; again, too."""
+        earlier = msgspec.structs.replace(FIRST, decision_version=3)
+        create(settings, earlier)
+        for times in (1, 2):
+            assert renew(settings) == dict.fromkeys(range(PARTITIONS), times)
+        for partition in range(PARTITIONS):
+            entries = log_of(settings, partition)
+            found = [decode_log(entry.value or b"") for entry in entries]
+            assert found == [earlier, FIRST, FIRST]
+            assert len({entry.key for entry in entries}) == 3
+            assert len({dict(entry.headers)["ce_id"] for entry in entries}) == 3
+        assert topics.check(settings) == []
+
+    def test_a_log_that_is_not_there(self, settings: Settings) -> None:
+        """Nothing is appended, and the repair is named."""
+        with pytest.raises(MisconfiguredError, match="topics create"):
+            renew(settings)
+
+    def test_another_partition_count(self, settings: Settings) -> None:
+        """Settings for other partitions would stop every matcher."""
+        create(settings)
+        with pytest.raises(MisconfiguredError, match="CHECK_DEDUP_PARTITIONS"):
+            renew(replace(settings, partitions=PARTITIONS + 1))
+        assert len(log_of(settings, 0)) == 1
 
 
 def change_config(settings: Settings, topic: str, name: str, value: str) -> None:

@@ -12,6 +12,7 @@ from agents.decide import Decision, asked_codes, decide, decide_all, default_mat
 from agents.decode import DecodeLimits
 from agents.fingerprint import fingerprint
 from agents.sketch import compare
+from schemas.codec import decode_log
 from schemas.records import Fingerprint, MatchSettings, View
 from streams.evaluation.alterations import barred, overlaid, screenshot
 from tests.unit.agents.pictures import shipped, written
@@ -45,6 +46,11 @@ def picture(number: int, *views: View, version: int = 1) -> Fingerprint:
 
 
 PLAIN = picture(1, view())
+
+
+def decision_3(settings: MatchSettings) -> MatchSettings:
+    """The settings as they were before views were looked at one by one."""
+    return msgspec.structs.replace(settings, decision_version=3, least_view_confidence=0.0)
 
 
 def decided(other: Fingerprint, settings: MatchSettings = SETTINGS) -> Decision:
@@ -256,6 +262,51 @@ def test_equal_bytes_are_decided_once(
     assert looked.call_count == 2 * comparisons
 
 
+def test_chance_meetings_are_seldom_laid_over_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most are told by what their views show in detail; none of them relates either way."""
+    looked = Mock(wraps=compare)
+    monkeypatch.setattr(agents.decide, "compare", looked)
+    made = [
+        (name, fingerprinted(quarter))
+        for name in ("astronaut", "cat", "coins", "horse", "coffee", "rocket", "clock", "camera")
+        for quarter in quarters(shipped(name))
+    ]
+    compared = []
+    for settings in (decision_3(SETTINGS), SETTINGS):
+        looked.reset_mock()
+        for name, one in made:
+            others = [other for other_name, other in made if other_name != name]
+            assert not any(decide_all(one, others, settings))
+        compared.append(looked.call_count)
+    before, after = compared
+    assert 0 < after < before / 2
+
+
+def test_views_that_show_the_same_are_compared_as_ever(photograph: Image.Image) -> None:
+    """Version 3 is what version 4 does where no view is unsure."""
+    older = fingerprinted(photograph)
+    width, height = photograph.size
+    for newer in (
+        fingerprinted(photograph.resize((300, 300))),
+        fingerprinted(photograph.transpose(Image.Transpose.FLIP_LEFT_RIGHT)),
+        fingerprinted(photograph.rotate(4, Image.Resampling.BICUBIC)),
+        fingerprinted(photograph.crop((20, 20, width - 20, height - 20))),
+    ):
+        before = decide(newer, older, decision_3(SETTINGS))
+        assert before is not None
+        assert decide(newer, older, SETTINGS) == before
+    surest = msgspec.structs.replace(SETTINGS, least_view_confidence=1.0)
+    assert decide(fingerprinted(photograph.resize((300, 300))), older, surest) is None
+
+
+def test_settings_of_version_3_are_still_read() -> None:
+    """They had no confidence of views, which is to compare all of them."""
+    before = {**msgspec.to_builtins(SETTINGS), "decision_version": 3}
+    del before["least_view_confidence"]
+    decoded = decode_log(msgspec.msgpack.encode(before))
+    assert decoded == decision_3(SETTINGS)
+
+
 def test_different_pictures_do_not_relate() -> None:
     """None of the shipped photographs relates to another."""
     names = (*PHOTOGRAPHS, "camera", "moon", "grass", "gravel", "brick", "hubble_deep_field")
@@ -271,6 +322,16 @@ def test_different_pictures_in_the_same_screenshot_frame_do_not_relate() -> None
         for name in ("coffee", "rocket")
     )
     assert decide(fingerprinted(one), fingerprinted(other), SETTINGS) is None
+
+
+def quarters(image: Image.Image) -> list[Image.Image]:
+    """A picture cut in four."""
+    width, height = (side // 2 for side in image.size)
+    return [
+        image.crop((left, top, left + width, top + height))
+        for left in (0, width)
+        for top in (0, height)
+    ]
 
 
 def post(image: Image.Image, colours: tuple[str, str]) -> Image.Image:

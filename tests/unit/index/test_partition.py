@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -323,6 +324,22 @@ def test_a_decision_of_another_version_stops_the_matcher(log: Log) -> None:
     later = msgspec.structs.replace(SETTINGS, decision_version=SETTINGS.decision_version + 1)
     with pytest.raises(UnknownLogRecordError, match="partition 0 offset 2"):
         log.append(later, hashed("a", fingerprint(7)))
+
+
+def test_each_picture_is_decided_by_the_settings_before_it(log: Log, tmp_path: Path) -> None:
+    """Also where its outcome is made again after a renewal; the outcome names the version."""
+    earlier = msgspec.structs.replace(SETTINGS, decision_version=3, least_view_confidence=0.0)
+    log.append(earlier)
+    found = log.append(hashed("a", fingerprint(7)))
+    log.append(SETTINGS)
+    found |= log.append(hashed("b", fingerprint(6)))
+    versions = [msgspec.json.decode(each.value)["model"][-2:] for each in found.values()]
+    assert versions == ["/3", "/4"]
+    assert matched(found["b"]) == ["a"]
+    with closing(PartitionIndex(tmp_path / "rebuilt", TOPIC, 0)) as other:
+        log.rebuild(other, group=2)
+        again = outcomes(other, 0, [each.row.ordinal for each in found.values()])
+        assert [each.value for each in again.values()] == [each.value for each in found.values()]
 
 
 def test_a_picture_before_any_settings_is_an_error(index: PartitionIndex) -> None:
