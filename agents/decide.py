@@ -25,7 +25,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from agents.phash import CODE_SIDE, FINE_SIDE
-from agents.sketch import WHOLE_BOX, Box, Comparison, Grey, compare, detail, grey
+from agents.sketch import WHOLE_BOX, Box, Comparison, Grey, compare, detail, grey, overlap
 from agents.windows import asked_windows
 from schemas.records import Fingerprint, MatchSettings, Relation, Tier, View
 
@@ -365,12 +365,16 @@ def _closest(
     sketch = _sketch(earlier)
     if asking.sketch is None or sketch is None:
         return met[0], None
-    laid: list[tuple[_Met, Comparison | None]] = []
+    laid: dict[object, tuple[_Met, Comparison | None]] = {}
     size = earlier.decoded_width_pixels, earlier.decoded_height_pixels
     for pair in met[:_PAIRS_COMPARED]:
-        own = asking.sketch[:, ::-1] if pair.ask.mirrored else asking.sketch
         other_box = _box(pair.view.rectangle, size)
-        if _view_confidence(asking, own, sketch, other_box, pair) < least_view_confidence:
+        # Most views of an uncropped copy say that both pictures lie edge to edge.
+        way = overlap(pair.ask.box, other_box), pair.ask.mirrored, pair.ask.turned_degrees
+        own = asking.sketch[:, ::-1] if pair.ask.mirrored else asking.sketch
+        if way in laid or (
+            _view_confidence(asking, own, sketch, other_box, pair) < least_view_confidence
+        ):
             continue
         comparison = compare(
             own,
@@ -380,10 +384,10 @@ def _closest(
             turned_degrees=pair.ask.turned_degrees,
             frames=_frames_of_both(asking.picture, earlier, mirrored=pair.ask.mirrored),
         )
-        laid.append((pair, comparison))
+        laid[way] = pair, comparison
         if _agreement(comparison) > _AGREEMENT_BEYOND_DOUBT:
             break
-    return max(laid, key=lambda each: _agreement(each[1]), default=None)
+    return max(laid.values(), key=lambda each: _agreement(each[1]), default=None)
 
 
 def _agreement(comparison: Comparison | None) -> float:

@@ -114,6 +114,13 @@ def detail(picture: Grey, box: Box) -> Grey:
     return np.asarray(found / max(length, _LEAST_DETAIL), dtype=np.float32)
 
 
+def overlap(met: Box, other_met: Box) -> tuple[Box, Box]:
+    """What both pictures show where two boxes coincide, in shares of the one and of the other."""
+    left, other_left, right, other_right = _overlap_of_axis(met[::2], other_met[::2])
+    top, other_top, bottom, other_bottom = _overlap_of_axis(met[1::2], other_met[1::2])
+    return (left, top, right, bottom), (other_left, other_top, other_right, other_bottom)
+
+
 def compare(
     one: Grey,
     other: Grey,
@@ -130,7 +137,7 @@ def compare(
     where that is not so in both.
     None where the overlap is too small or has nothing in it to compare.
     """
-    box, other_box = _overlap(met, other_met)
+    box, other_box = overlap(met, other_met)
     rows = round(min((box[3] - box[1]) * len(one), (other_box[3] - other_box[1]) * len(other)))
     columns = round(
         min((box[2] - box[0]) * one.shape[1], (other_box[2] - other_box[0]) * other.shape[1])
@@ -165,13 +172,6 @@ class _Windows(NamedTuple):
     correlations: NDArray[np.float64]
     agreement: float
     residual: float
-
-
-def _overlap(met: Box, other_met: Box) -> tuple[Box, Box]:
-    """What both pictures show, in shares of the one and of the other."""
-    left, other_left, right, other_right = _overlap_of_axis(met[::2], other_met[::2])
-    top, other_top, bottom, other_bottom = _overlap_of_axis(met[1::2], other_met[1::2])
-    return (left, top, right, bottom), (other_left, other_top, other_right, other_bottom)
 
 
 def _overlap_of_axis(
