@@ -4,7 +4,8 @@ Called by the matcher for every candidate of the search, by the commands, and by
 oracle of the tests. All numbers come from the settings record in `index-log`.
 
 Pictures with the same bytes are `identical`. Others are candidates when a code that the one asks
-with is within the radius of a code that the index holds of the other. What decides is evidence:
+with is within the radius of a code that the index holds of the other. Most of those that met by
+chance are told by the two views alone. What decides about the rest is evidence:
 
 - *fine distance*: the smallest distance of the 256-bit codes of two views that met;
 - *agreement*: both sketches, laid over each other as those views say, correlate window by window;
