@@ -207,7 +207,9 @@ class _Child:
 
     def restart(self, error: BaseException) -> None:
         """Start anew; the job that was in the process, if any, ends with this error."""
-        self._start()
+        # One that starts has seen nothing of a job: another beside it would be nobody's.
+        if not self.is_starting:
+            self._start()
         self._leave(error)
         self._hand_out()
 
