@@ -3,6 +3,7 @@
 Called first by each long-running process, so that it is seen from its start.
 """
 
+import os
 from typing import Final
 
 from agents.hash_image import Fetch
@@ -15,7 +16,7 @@ from streams.telemetry import metrics
 from streams.telemetry.metrics import Process
 from streams.telemetry.registry import Registry, Steps
 from streams.telemetry.server import TelemetryServer
-from streams.telemetry.timeline import tracer
+from streams.telemetry.timeline import Tracer
 
 # Why a fetch may be tried again; there from the start, so that the first retry is a rise.
 _PASSING: Final[tuple[Reason, ...]] = (
@@ -23,6 +24,12 @@ _PASSING: Final[tuple[Reason, ...]] = (
     "fetch_timeout",
     "http_status",
     "body_length_wrong",
+)
+
+_MAKE_TRACES: Final = (
+    "OTEL_TRACES_EXPORTER",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
 )
 
 
@@ -74,3 +81,16 @@ class Telemetry:
         registry.computed(metrics.FETCHES_IN_FLIGHT, lambda: fetcher.in_flight)
         registry.computed(metrics.FETCH_FAILING_HOSTS, lambda: fetcher.failing_hosts)
         registry.computed(metrics.DECODE_RESTARTS_TOTAL, lambda: pool.restarts)
+
+
+def tracer(process: str) -> Tracer:
+    """Give the tracer that the standard variables of OpenTelemetry want.
+
+    Raises:
+        MisconfiguredError: they want what there is not.
+    """
+    if not any(os.environ.get(name) for name in _MAKE_TRACES):
+        return Tracer()
+    from streams.telemetry.tracing import tracer_from_environment  # noqa: PLC0415 - 0.4 s
+
+    return tracer_from_environment(process) or Tracer()

@@ -5,7 +5,6 @@
 with them the tracer is that of `streams.telemetry.tracing`.
 """
 
-import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,11 +13,6 @@ from dataclasses import dataclass, field
 from typing import Final
 
 _NANOSECONDS: Final = 1_000_000_000
-_MAKE_TRACES: Final = (
-    "OTEL_TRACES_EXPORTER",
-    "OTEL_EXPORTER_OTLP_ENDPOINT",
-    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
-)
 
 
 @dataclass(slots=True)
@@ -65,16 +59,3 @@ class Tracer:
 
     def tell(self, timeline: Timeline | None, done: Done) -> None:
         """Tell of a picture that is done with now, and of the steps that were noted."""
-
-
-def tracer(process: str) -> Tracer:
-    """Give the tracer that the standard variables of OpenTelemetry want.
-
-    Raises:
-        MisconfiguredError: they want what there is not.
-    """
-    if not any(os.environ.get(name) for name in _MAKE_TRACES):
-        return Tracer()
-    from streams.telemetry.tracing import tracer_from_environment  # noqa: PLC0415 - 0.4 s
-
-    return tracer_from_environment(process) or Tracer()

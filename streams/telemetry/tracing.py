@@ -163,7 +163,7 @@ class _Ids(RandomIdGenerator):
 
 
 def _exporter(environment: Mapping[str, str]) -> SpanExporter | None:
-    # Without a choice an endpoint has been named: see `streams.telemetry.timeline.tracer`.
+    # Without a choice an endpoint has been named: see `streams.telemetry.process.tracer`.
     wanted = environment.get("OTEL_TRACES_EXPORTER") or "otlp"
     is_disabled = environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
     if is_disabled or wanted == "none":

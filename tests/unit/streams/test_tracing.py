@@ -11,8 +11,9 @@ from opentelemetry.trace import StatusCode, format_trace_id
 from schemas.codec import event_id
 from schemas.topics import IMAGE_MATCHED
 from streams.errors import MisconfiguredError
+from streams.telemetry.process import tracer
 from streams.telemetry.registry import Registry, Steps
-from streams.telemetry.timeline import CURRENT, Done, Tracer, tracer
+from streams.telemetry.timeline import CURRENT, Done, Tracer
 from streams.telemetry.tracing import PictureTracer
 
 VARIABLES = (
