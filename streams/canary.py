@@ -17,7 +17,7 @@ from typing import Final, Protocol
 
 import msgspec
 import numpy as np
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 from PIL import Image
 
 from schemas.codec import cloudevents_headers, encode_json, event_id
@@ -25,6 +25,7 @@ from schemas.records import ImageIngested, ImageMatched, ImageRemoved
 from schemas.topics import IMAGE_INGESTED, IMAGE_MATCHED, IMAGE_REMOVED
 from streams.errors import CheckDedupError, RetryableError
 from streams.kafka.client import direct_consumer, producer, require_access
+from streams.kafka.ends import Ends
 from streams.settings import Settings
 from streams.telemetry import metrics
 from streams.telemetry.process import Telemetry
@@ -144,11 +145,13 @@ class KafkaPath:
         self._workspace = settings.canary_workspace
         self._producer: Producer = producer(settings, linger_ms=0)
         self._consumer: Consumer = direct_consumer(settings)
+        self._ends = Ends(settings)
         self._stands = False
 
     def close(self) -> None:
         """Close."""
         self._consumer.close()
+        self._ends.close()
 
     def publish(self, image_id: str, content: bytes, /) -> None:
         """Publish a picture, and hear from now on of outcomes."""
@@ -190,14 +193,9 @@ class KafkaPath:
             TopicPartition(IMAGE_MATCHED, partition)
             for partition in range(self._settings.partitions)
         ]
-        try:
-            for place in places:
-                place.offset = self._consumer.get_watermark_offsets(place, timeout=_ANSWER_SECONDS)[
-                    1
-                ]
-            self._consumer.assign(places)
-        except (KafkaException, TypeError) as error:  # None where no answer came in time
-            raise RetryableError(f"the ends of {IMAGE_MATCHED} are not known: {error}") from error
+        for place in places:
+            _, place.offset = self._ends.watermarks(place.topic, place.partition, _ANSWER_SECONDS)
+        self._consumer.assign(places)
         self._stands = True
 
     def _send(self, topic: str, key: str, value: bytes, image_id: str) -> None:

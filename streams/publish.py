@@ -8,6 +8,7 @@ import stat
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import Self, cast
@@ -27,6 +28,7 @@ from schemas.topics import (
 )
 from streams.errors import MisconfiguredError, RetryableError
 from streams.kafka.client import direct_consumer, producer, require_access
+from streams.kafka.ends import Ends
 from streams.settings import Settings
 
 Ended = ImageMatched | str
@@ -116,8 +118,9 @@ class Publication:
         ]
         if not places:
             raise MisconfiguredError("there are no topics; run check-dedup topics create")
-        for place in places:
-            place.offset = self._consumer.get_watermark_offsets(place, timeout=10)[1]
+        with closing(Ends(self._settings)) as ends:
+            for place in places:
+                _, place.offset = ends.watermarks(place.topic, place.partition)
         self._consumer.assign(places)
         return self
 

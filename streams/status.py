@@ -10,15 +10,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from confluent_kafka import (
-    Consumer,
     ConsumerGroupTopicPartitions,
     KafkaException,
     TopicPartition,
 )
 
 from schemas.topics import IMAGE_MATCHED, TOPICS
-from streams.errors import RetryableError
-from streams.kafka.client import admin_client, classified, direct_consumer, require_access
+from streams.kafka.client import admin_client, classified, require_access
+from streams.kafka.ends import Ends, time_ms
 from streams.kafka.topics import GROUP_TOPICS
 from streams.settings import Settings
 from streams.telemetry.scrape import Scrape
@@ -93,11 +92,12 @@ class Reader:
         self._partitions = settings.partitions
         self._session_timeout_seconds = settings.session_timeout_seconds
         self._admin = admin_client(settings)
-        self._consumer: Consumer = direct_consumer(settings)
+        self._settings = settings
+        self._ends = Ends(settings)
 
     def close(self) -> None:
         """Disconnect."""
-        self._consumer.close()
+        self._ends.close()
 
     def read(self) -> Status:
         """Ask all.
@@ -134,37 +134,21 @@ class Reader:
         committed = offsets[name].result(_ANSWER_SECONDS).topic_partitions
         lag_records, done, oldest_ms = 0, 0, None
         for place in committed:
-            low, high = self._watermarks(place)
+            low, high = self._ends.watermarks(place.topic, place.partition)
             offset = max(place.offset, low)
             done += offset
             if offset < high:
                 lag_records += high - offset
-                time_ms = self._time_ms(TopicPartition(place.topic, place.partition, offset))
-                oldest_ms = min(filter(None, (oldest_ms, time_ms)), default=None)
+                at_ms = time_ms(
+                    self._settings, place.topic, place.partition, offset, _ANSWER_SECONDS
+                )
+                oldest_ms = min(filter(None, (oldest_ms, at_ms)), default=None)
         age = 0.0 if oldest_ms is None else max(0.0, time.time() - oldest_ms / 1000)
         return Group(name, members, lag_records, age, done)
 
     def _size(self, topic: str) -> tuple[int, int]:
-        ends = [self._watermarks(TopicPartition(topic, n)) for n in range(self._partitions)]
+        ends = [self._ends.watermarks(topic, number) for number in range(self._partitions)]
         return sum(high - low for low, high in ends), sum(high for _, high in ends)
-
-    def _watermarks(self, place: TopicPartition) -> tuple[int, int]:
-        found: tuple[int, int] | None = self._consumer.get_watermark_offsets(
-            place, timeout=_ANSWER_SECONDS
-        )
-        if found is None:
-            raise RetryableError(f"{place.topic}[{place.partition}]: no watermarks in time")
-        return found
-
-    def _time_ms(self, place: TopicPartition) -> int | None:
-        self._consumer.assign([place])
-        try:
-            for message in self._consumer.consume(1, _ANSWER_SECONDS):
-                if message.error() is None:
-                    return int(message.timestamp()[1])
-        finally:
-            self._consumer.unassign()
-        return None
 
 
 def _index(scrape: Scrape) -> Index | None:

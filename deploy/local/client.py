@@ -6,6 +6,7 @@ the ends that the topics had when it was made, and keeps every record as it was 
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self, cast
@@ -17,6 +18,7 @@ from schemas.codec import Headers, cloudevents_headers, encode_json, event_id
 from schemas.records import ImageIngested, ImageMatched, ImageRemoved
 from schemas.topics import IMAGE_INGESTED, IMAGE_MATCHED, IMAGE_REMOVED, dead_letter_topic_name
 from streams.kafka.client import direct_consumer, producer
+from streams.kafka.ends import Ends
 from streams.settings import Settings
 
 ANSWER_SECONDS: Final = 30.0
@@ -58,14 +60,12 @@ class Client:
         self._records: dict[str, list[Record]] = {}
         found = self._consumer.list_topics(timeout=ANSWER_SECONDS).topics
         places = []
-        for name in topics or (IMAGE_MATCHED, dead_letter_topic_name(IMAGE_INGESTED)):
-            self._records[name] = []
-            for partition in found[name].partitions:
-                place = TopicPartition(name, partition)
-                place.offset = self._consumer.get_watermark_offsets(place, timeout=ANSWER_SECONDS)[
-                    1
-                ]
-                places.append(place)
+        with closing(Ends(settings)) as ends:
+            for name in topics or (IMAGE_MATCHED, dead_letter_topic_name(IMAGE_INGESTED)):
+                self._records[name] = []
+                for partition in found[name].partitions:
+                    _, end = ends.watermarks(name, partition, ANSWER_SECONDS)
+                    places.append(TopicPartition(name, partition, end))
         self._consumer.assign(places)
 
     def __enter__(self) -> Self:

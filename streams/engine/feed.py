@@ -116,6 +116,8 @@ class Feed:
         self._clock = clock
         self._positions: dict[TopicPartition, _Position] = {}
         self._assigned = asyncio.Event()
+        # Asks for the ends of partitions that were silent; theirs were expected to be there.
+        self._looking: asyncio.Future[dict[TopicPartition, tuple[int, int]]] | None = None
         # What the topic was in our assignments, the last one last.
         self._identities: list[TopicIdentity] = []
         app.on_partitions_assigned.connect(self._on_assigned)
@@ -136,6 +138,8 @@ class Feed:
         finally:
             watching.cancel()
             stopping.cancel()
+            if self._looking is not None:
+                self._looking.cancel()
 
     async def _stretches(
         self,
@@ -149,11 +153,10 @@ class Feed:
             messages: list[Any] = []
             gathered_bytes = 0
             assigned = asyncio.ensure_future(self._assigned.wait())
-            await asyncio.wait(
-                {upcoming, assigned, watching, stopping},
-                timeout=_IDLE_SECONDS,
-                return_when=asyncio.FIRST_COMPLETED,
-            )
+            news: set[asyncio.Future[Any]] = {upcoming, assigned, watching, stopping}
+            if self._looking is not None and not self._looking.done():
+                news.add(self._looking)
+            await asyncio.wait(news, timeout=_IDLE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
             assigned.cancel()
             if watching.done():
                 watching.result()
@@ -388,18 +391,47 @@ class Feed:
             yield self._stretch(partition, joined, joined[-1].offset + 1)
 
     async def _silent(self) -> AsyncIterator[Stretch]:
-        """Read what the log holds of partitions whose events do not come."""
-        for partition, position in list(self._positions.items()):
-            if self._clock() - position.moved_at < _IDLE_SECONDS:
+        """Read what the log holds of partitions whose events do not come.
+
+        Their ends are asked for meanwhile: a partition without a leader is not to hold up others.
+        """
+        if self._looking is None:
+            silent = {
+                partition: position.expected
+                for partition, position in self._positions.items()
+                if self._clock() - position.moved_at >= _IDLE_SECONDS
+            }
+            if silent:
+                self._looking = asyncio.ensure_future(self._ends(silent))
+            return
+        if not self._looking.done():
+            return
+        ends, self._looking = self._looking.result(), None
+        for partition, (expected, high) in ends.items():
+            position = self._positions.get(partition)
+            if position is None or position.expected != expected:  # it has moved since
                 continue
             position.moved_at = self._clock()
-            _, high = await self._ask(self._log.watermarks, partition.partition)
             await self._check_end(partition, position, high)
             stop = min(high, position.expected + self._gather)
             if stop > position.expected:
                 logger.warning("%s: reading up to %d from the log", partition, stop)
                 async for stretch in self._filled(partition, stop):
                     yield stretch
+
+    async def _ends(
+        self, silent: Mapping[TopicPartition, int]
+    ) -> dict[TopicPartition, tuple[int, int]]:
+        """Give what was expected of each partition, and its end in the log; none without answer."""
+        found = {}
+        for partition, expected in silent.items():
+            try:
+                _, high = await asyncio.to_thread(self._log.watermarks, partition.partition)
+            except RetryableError as error:
+                logger.warning("asking again: %s", error)
+            else:
+                found[partition] = (expected, high)
+        return found
 
     async def _check_end(self, partition: TopicPartition, position: _Position, high: int) -> None:
         """Stop where the log ends before what was read, unless it is another topic's.

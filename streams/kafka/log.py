@@ -25,6 +25,7 @@ from streams.kafka.client import (
     direct_consumer,
     topic_identity,
 )
+from streams.kafka.ends import Ends
 from streams.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -34,7 +35,6 @@ logger = logging.getLogger(__name__)
 BATCH_RECORDS: Final = 1000
 # librdkafka collects a batch for at most this long; only the end of a range with a hole waits.
 _COLLECT_SECONDS: Final = 0.2
-_ASK_SECONDS: Final = 0.2
 
 _OUT_OF_RANGE: Final = {KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET}
 # librdkafka skips what fails its checksum and goes on: for us that would be a lost record.
@@ -61,36 +61,15 @@ class LogReader:
         self._topic = topic
         self._stall_timeout_seconds = stall_timeout_seconds
         self._monotonic = monotonic
-        self._asker = direct_consumer(settings)
+        self._ends = Ends(settings)
 
     def close(self) -> None:
         """Close; nothing may be asked afterwards."""
-        self._asker.close()
+        self._ends.close()
 
     def watermarks(self, partition: int, timeout_seconds: float = 10.0) -> tuple[int, int]:
-        """Ask the broker for a partition's first offset and the one after its last.
-
-        Raises:
-            RetryableError: no answer in time, or no such partition (librdkafka's error is the same
-                for both; `topics check` tells them apart).
-            MisconfiguredError: we may not read it.
-        """
-        place = TopicPartition(self._topic, partition)
-        deadline = self._monotonic() + timeout_seconds
-        while True:
-            left = deadline - self._monotonic()
-            try:
-                found = self._asker.get_watermark_offsets(place, timeout=max(left, _ASK_SECONDS))
-            except KafkaException as error:
-                # A partition that was just made, or just moved, has no leader for a moment.
-                if left <= _ASK_SECONDS:
-                    self._fail(error.args[0], partition, "its watermarks were asked for")
-                time.sleep(_ASK_SECONDS)
-                continue
-            if found is None:
-                raise RetryableError(f"{self._topic}[{partition}]: no watermarks in time")
-            low, high = found
-            return low, high
+        """Ask for a partition's first offset and the one after its last; errors as those there."""
+        return self._ends.watermarks(self._topic, partition, timeout_seconds)
 
     def offset_at(self, partition: int, time_ms: int, timeout_seconds: float = 10.0) -> int:
         """Ask for the first offset whose record is not older; the log's end where there is none.
@@ -101,7 +80,8 @@ class LogReader:
         """
         place = TopicPartition(self._topic, partition, time_ms)
         try:
-            (found,) = self._asker.offsets_for_times([place], timeout=timeout_seconds)
+            with closing(direct_consumer(self._settings)) as asker:
+                (found,) = asker.offsets_for_times([place], timeout=timeout_seconds)
         except KafkaException as error:
             self._fail(error.args[0], partition, "an offset was asked for by its time")
         if found.error is not None:

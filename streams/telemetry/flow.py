@@ -14,13 +14,12 @@ from functools import partial
 from typing import Any, Final
 
 from confluent_kafka import KafkaException
-from confluent_kafka import TopicPartition as Place
 
 from streams.delivery import TopicPartition, Watermarks
 from streams.engine.feed import LOSSES, Stretch
 from streams.engine.transport import App
 from streams.errors import CheckDedupError
-from streams.kafka.client import direct_consumer
+from streams.kafka.ends import Ends, time_ms
 from streams.settings import Settings
 from streams.telemetry import metrics
 from streams.telemetry.registry import Registry, Samples
@@ -208,38 +207,26 @@ class _Watch:
 
     def __init__(self, flow: Flow, settings: Settings) -> None:
         self._flow = flow
-        self._consumer = direct_consumer(settings)
+        self._settings = settings
+        self._ends = Ends(settings)
 
     def run(self) -> None:
         while True:
             try:
-                if self._ask():
-                    self._flow.complete()
+                self._ask()
+                self._flow.complete()
             except (KafkaException, CheckDedupError) as error:
                 logger.warning("the ends of partitions are not known: %s", error)
             except Exception:
                 logger.exception("asking for the ends of partitions")
             time.sleep(_ASK_SECONDS)
 
-    def _ask(self) -> bool:
-        complete = True
+    def _ask(self) -> None:
         for partition in sorted(self._flow.owned()):
-            found: tuple[int, int] | None = self._consumer.get_watermark_offsets(
-                Place(*partition), timeout=_ANSWER_SECONDS
-            )
-            if found is None:
-                complete = False
-            else:
-                self._flow.saw(partition, found[1], partial(self._time_ms, partition))
-        return complete
+            _, end = self._ends.watermarks(*partition, _ANSWER_SECONDS)
+            self._flow.saw(partition, end, partial(self._time_ms, partition))
 
     def _time_ms(self, partition: TopicPartition, offset: int) -> int:
-        """Read the first record from `offset` on; where none comes, none is that old."""
-        self._consumer.assign([Place(*partition, offset)])
-        try:
-            for message in self._consumer.consume(1, _ANSWER_SECONDS):
-                if message.error() is None:
-                    return int(message.timestamp()[1])
-        finally:
-            self._consumer.unassign()
-        return time.time_ns() // 1_000_000
+        """Read it from the log; where no record comes, none is that old."""
+        found = time_ms(self._settings, *partition, offset, _ANSWER_SECONDS)
+        return time.time_ns() // 1_000_000 if found is None else found

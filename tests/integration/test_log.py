@@ -1,9 +1,11 @@
 """The log reader on a real broker: complete and in order, or an error that names the place."""
 
+import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,7 @@ from streams.settings import Settings
 
 # Of 20 KB each, this is more than the reader reads ahead: it has to come back to the broker.
 MANY = 4 * BATCH_RECORDS
+WAIT_SECONDS = 60.0
 
 
 @pytest.fixture
@@ -215,6 +218,33 @@ def test_broker_back_in_time(own_broker: Broker) -> None:
         offsets += [entry.offset for batch in batches for entry in batch]
         assert reader.watermarks(0) == (0, MANY)
     assert offsets == list(range(MANY))
+
+
+def test_asking_while_a_broker_stops(own_broker: Broker) -> None:
+    """Who asks for ends all the while has them again when the broker is back.
+
+    librdkafka's client alone is told for ever that there is no such partition.
+    """
+    settings = Settings(bootstrap_servers=own_broker.bootstrap)
+    topic = new_topic(settings)
+    stopping = threading.Event()
+
+    def ask(reader: LogReader) -> tuple[int, int]:
+        while not stopping.is_set():
+            with suppress(RetryableError):
+                reader.watermarks(0, timeout_seconds=0.2)
+        return reader.watermarks(0)
+
+    with ExitStack() as readers, ThreadPoolExecutor(4) as threads:
+        asking = [
+            threads.submit(ask, readers.enter_context(closing(LogReader(settings, topic))))
+            for _ in range(4)
+        ]
+        for _ in range(2):
+            own_broker.stop()
+            own_broker.start()
+        stopping.set()
+        assert [each.result(WAIT_SECONDS) for each in asking] == [(0, 0)] * 4
 
 
 def test_flipped_bit(own_broker: Broker) -> None:

@@ -1,6 +1,7 @@
 """A feed gives everything of a partition, in order, whatever Faust delivers of it."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Generator
 from dataclasses import dataclass, field
 from typing import Any, Self, cast
@@ -87,14 +88,22 @@ class Log:
     erased: set[int] = field(default_factory=set)
     failures: int = 0
     reads: list[tuple[int, int]] = field(default_factory=list)
+    is_slow: bool = False
+    asked: threading.Event = field(default_factory=threading.Event)
+    told: threading.Event = field(default_factory=threading.Event)
 
     def watermarks(self, partition: int, _: float = 0.0, /) -> tuple[int, int]:
-        """Give start and end; fails as often as told."""
+        """Give start and end; fails as often as told, and where slow tells what was long ago."""
         assert partition == 0
         if self.failures:
             self.failures -= 1
             raise RetryableError("no answer")
-        return self.start, self.end
+        found = self.start, self.end
+        if self.is_slow:
+            self.asked.set()
+            assert self.told.wait(5)
+            self.told.clear()
+        return found
 
     def committed(self, group: str, partition: int, /) -> Committed | None:
         """Give what is committed."""
@@ -454,6 +463,25 @@ async def test_a_log_that_ends_before_what_was_read_stops(
     world.log.end = 2
     with pytest.raises(CorruptStateError, match="was read up to 3, and ends at 2"):
         await world.next()
+
+
+async def test_a_broker_that_does_not_tell_an_end_holds_up_no_event(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nor is it a truncated log where the end that it tells at last was passed meanwhile."""
+    monkeypatch.setattr(feed_module, "_IDLE_SECONDS", 0.02)
+    world = World(Log(end=0, is_slow=True), IMAGE_INGESTED)
+    world.log.told.set()
+    await world.begin()
+    for offset in range(3):
+        arriving = asyncio.ensure_future(world.next())
+        assert await asyncio.to_thread(world.log.asked.wait, 5)
+        world.log.end = offset + 1
+        world.stream.deliver(offset, topic=IMAGE_INGESTED)
+        assert offsets(await arriving) == [offset]
+        world.log.asked.clear()
+        world.log.told.set()
+    world.log.is_slow = False
 
 
 async def test_a_stream_that_ends_ends_the_feed() -> None:

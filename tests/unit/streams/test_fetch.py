@@ -1053,8 +1053,10 @@ async def test_while_no_host_answers_nobody_is_rejected(caplog: pytest.LogCaptur
         tasks += [begin(address) for address in addresses]
         await asyncio.sleep(0.5)
         assert not any(task.done() for task in tasks)
-        for address, host in hosts.items():
-            await host.start(address, ports[address])
+        # All at once: who is asked after the first has answered, and is not there, has failed.
+        await asyncio.gather(
+            *(host.start(address, ports[address]) for address, host in hosts.items())
+        )
         assert await asyncio.gather(*tasks) == [PICTURE] * len(tasks)
         assert not fetching.is_paused
         assert not fetching._failing._streaks
