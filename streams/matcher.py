@@ -67,6 +67,10 @@ _PROGRESS_SECONDS = 5.0
 _READ_AGAIN_SECONDS = 1.0
 # Two groups of log records, of at most 10 KB each.
 _BUFFERED_EVENTS = 512
+# A group's outcomes are told together, and a stop waits for the group in hand: where pictures take
+# long to decide, groups are to be small.
+_GROUP_SECONDS = 1.0
+_FIRST_GROUP_RECORDS = 8
 # Whoever asked waits no longer than that for an index that is behind.
 _CATCH_UP_SECONDS = 2.0
 
@@ -95,6 +99,7 @@ def run_matcher(settings: Settings) -> Never:
         topic_id=topic_id(settings, INDEX_LOG),
         registry=telemetry.registry,
         tracer=telemetry.tracer,
+        is_stopping=lambda: app.is_stopping,
     )
     flow.watch(settings)
     feed = Feed(app, INDEX_LOG, log, gather=settings.group_size)
@@ -168,9 +173,12 @@ class Matcher:
         topic_id: str,
         registry: Registry | None = None,
         tracer: Tracer | None = None,
+        is_stopping: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Own nothing yet."""
+        """Own nothing yet; once `is_stopping`, no group is begun."""
         self._tracer = tracer or Tracer()
+        self._is_stopping = is_stopping
+        self._group_records = min(_FIRST_GROUP_RECORDS, settings.group_size)
         registry = registry or Registry("matcher")
         self._settings = settings
         self._log = log
@@ -233,11 +241,13 @@ class Matcher:
         await self._tell(index, stretch)
 
     async def _tell(self, index: PartitionIndex, stretch: Stretch) -> None:
-        for entries, stop in _groups(stretch, self._settings.group_size):
+        for entries, stop in _groups(stretch, lambda: self._group_records):
+            if self._is_stopping():
+                return
             async with self._turns[stretch.partition.partition]:
                 with self._tracer.noting() as timeline:
                     group = await self._in_thread(
-                        self._match, index, stretch.partition, entries, stop
+                        self._paced, index, stretch.partition, entries, stop
                     )
                     await commit_group(
                         outgoing=group.outgoing(),
@@ -319,6 +329,22 @@ class Matcher:
     async def _close_all_but(self, owned: set[int]) -> None:
         for partition in self._indexes.keys() - owned:
             await self._in_thread(self._indexes.pop(partition).close)
+
+    def _paced(
+        self,
+        index: PartitionIndex,
+        partition: TopicPartition,
+        entries: Sequence[LogEntry],
+        stop: int,
+    ) -> Group:
+        """Match, and let the next group be one that takes a second, at most twice this one."""
+        began = time.perf_counter()
+        group = self._match(index, partition, entries, stop)
+        if entries:
+            within = _GROUP_SECONDS * len(entries) / (time.perf_counter() - began)
+            most = min(self._settings.group_size, 2 * self._group_records)
+            self._group_records = max(1, min(most, int(within)))
+        return group
 
     def _match(
         self,
@@ -477,11 +503,16 @@ def _answer(answered: MatchAnswered, time_ms: int) -> Outgoing:
     return Outgoing(MATCH_ANSWERED, answered.request_id.encode(), encode_json(answered), headers)
 
 
-def _groups(stretch: Stretch, size: int) -> Iterator[tuple[Sequence[LogEntry], int]]:
-    """Cut a stretch into groups; each with the offset up to which it accounts for the log."""
-    for low in range(0, len(stretch.entries), size):
-        entries = stretch.entries[low : low + size]
-        last = low + size >= len(stretch.entries)
+def _groups(stretch: Stretch, size: Callable[[], int]) -> Iterator[tuple[Sequence[LogEntry], int]]:
+    """Cut a stretch into groups; each with the offset up to which it accounts for the log.
+
+    `size` is asked for each anew.
+    """
+    low = 0
+    while low < len(stretch.entries):
+        entries = stretch.entries[low : low + size()]
+        low += len(entries)
+        last = low == len(stretch.entries)
         yield entries, stretch.stop if last else entries[-1].offset + 1
     if not stretch.entries and stretch.stop > stretch.start:
         yield (), stretch.stop

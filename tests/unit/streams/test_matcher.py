@@ -85,18 +85,22 @@ class World:
         self.delivered: list[Outgoing] = []
         self.watermarks = Watermarks()
         self.owned = {LOG}
+        self.groups: list[int] = []
+        self.stops_after: int | None = None
         self.matcher = Matcher(
             Settings(data_directory=directory),
             log=self.log,
             deliver=self.deliver,
             watermarks=self.watermarks,
             topic_id="topic-id",
+            is_stopping=lambda: len(self.groups) == self.stops_after,
         )
 
     async def deliver(self, records: Collection[Outgoing], /) -> None:
-        """Take records."""
+        """Take records; those of one group come at once."""
         await asyncio.sleep(0)
         self.delivered.extend(records)
+        self.groups.append(len(records))
 
     async def append(self, *records: LogRecord) -> None:
         """Append records, and match them."""
@@ -134,6 +138,29 @@ async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     await made.append(default_match_settings(1))
     yield made
     await made.matcher.close()
+
+
+@pytest.mark.parametrize(("seconds", "groups"), [(60.0, [8, 16, 16]), (0.0, [8, *[1] * 32])])
+async def test_groups_are_small_where_pictures_take_long(
+    world: World, monkeypatch: pytest.MonkeyPatch, seconds: float, groups: list[int]
+) -> None:
+    """At first, and where one takes longer than a group may; else each twice the one before."""
+    monkeypatch.setattr(matcher_module, "_GROUP_SECONDS", seconds)
+    world.matcher._group_records = matcher_module._FIRST_GROUP_RECORDS
+    world.groups.clear()
+    await world.append(*(picture(f"{number}") for number in range(40)))
+    assert world.groups == groups
+    assert world.watermarks.reached(LOG) == (1, 41)
+
+
+async def test_a_stop_waits_for_one_group_only(world: World) -> None:
+    """What comes behind it is done by whoever starts next."""
+    world.groups.clear()
+    world.matcher._group_records = 4
+    world.stops_after = 1
+    await world.append(*(picture(f"{number}") for number in range(40)))
+    assert world.groups == [4]
+    assert world.watermarks.reached(LOG) == (1, 5)
 
 
 async def test_who_sent_a_picture_is_told_beside_the_outcome(world: World) -> None:
