@@ -17,7 +17,7 @@ from typing import Final, Protocol
 
 import msgspec
 import numpy as np
-from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, Producer
 from PIL import Image
 
 from schemas.codec import cloudevents_headers, encode_json, event_id
@@ -25,7 +25,7 @@ from schemas.records import ImageIngested, ImageMatched, ImageRemoved
 from schemas.topics import IMAGE_INGESTED, IMAGE_MATCHED, IMAGE_REMOVED
 from streams.errors import CheckDedupError, RetryableError
 from streams.kafka.client import direct_consumer, producer, require_access
-from streams.kafka.ends import Ends
+from streams.kafka.ends import stand_at_ends
 from streams.settings import Settings
 from streams.telemetry import metrics
 from streams.telemetry.process import Telemetry
@@ -145,13 +145,11 @@ class KafkaPath:
         self._workspace = settings.canary_workspace
         self._producer: Producer = producer(settings, linger_ms=0)
         self._consumer: Consumer = direct_consumer(settings)
-        self._ends = Ends(settings)
         self._stands = False
 
     def close(self) -> None:
         """Close."""
         self._consumer.close()
-        self._ends.close()
 
     def publish(self, image_id: str, content: bytes, /) -> None:
         """Publish a picture, and hear from now on of outcomes."""
@@ -189,13 +187,8 @@ class KafkaPath:
         self._stands = False
 
     def _stand_at_ends(self) -> None:
-        places = [
-            TopicPartition(IMAGE_MATCHED, partition)
-            for partition in range(self._settings.partitions)
-        ]
-        for place in places:
-            _, place.offset = self._ends.watermarks(place.topic, place.partition, _ANSWER_SECONDS)
-        self._consumer.assign(places)
+        places = [(IMAGE_MATCHED, partition) for partition in range(self._settings.partitions)]
+        stand_at_ends(self._settings, self._consumer, places, _ANSWER_SECONDS)
         self._stands = True
 
     def _send(self, topic: str, key: str, value: bytes, image_id: str) -> None:

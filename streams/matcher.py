@@ -225,7 +225,7 @@ class Matcher:
             except RetryableError as error:  # what was read is applied; go on from there
                 logger.warning("reading again: %s", error)
                 await asyncio.sleep(_READ_AGAIN_SECONDS)
-        while start < stretch.start:
+        while start < stretch.start and not self._is_stopping():
             stop = min(start + self._settings.group_size, stretch.start)
             try:
                 entries = await self._in_thread(self._read, number, start, stop)
@@ -246,9 +246,8 @@ class Matcher:
                 return
             async with self._turns[stretch.partition.partition]:
                 with self._tracer.noting() as timeline:
-                    group = await self._in_thread(
-                        self._paced, index, stretch.partition, entries, stop
-                    )
+                    match = partial(self._match, index, stretch.partition, entries, stop)
+                    group = await self._in_thread(self._paced, match, len(entries))
                     await commit_group(
                         outgoing=group.outgoing(),
                         deliver=self._deliver,
@@ -330,18 +329,12 @@ class Matcher:
         for partition in self._indexes.keys() - owned:
             await self._in_thread(self._indexes.pop(partition).close)
 
-    def _paced(
-        self,
-        index: PartitionIndex,
-        partition: TopicPartition,
-        entries: Sequence[LogEntry],
-        stop: int,
-    ) -> Group:
+    def _paced(self, match: Callable[[], Group], records: int) -> Group:
         """Match, and let the next group be one that takes a second, at most twice this one."""
         began = time.perf_counter()
-        group = self._match(index, partition, entries, stop)
-        if entries:
-            within = _GROUP_SECONDS * len(entries) / (time.perf_counter() - began)
+        group = match()
+        if records:
+            within = _GROUP_SECONDS * records / (time.perf_counter() - began)
             most = min(self._settings.group_size, 2 * self._group_records)
             self._group_records = max(1, min(most, int(within)))
         return group

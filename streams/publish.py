@@ -8,13 +8,12 @@ import stat
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import Self, cast
 
 import msgspec
-from confluent_kafka import KafkaError, Message, TopicPartition
+from confluent_kafka import KafkaError, Message
 from rich import get_console
 from rich.progress import Progress, track
 
@@ -28,7 +27,7 @@ from schemas.topics import (
 )
 from streams.errors import MisconfiguredError, RetryableError
 from streams.kafka.client import direct_consumer, producer, require_access
-from streams.kafka.ends import Ends
+from streams.kafka.ends import stand_at_ends
 from streams.settings import Settings
 
 Ended = ImageMatched | str
@@ -112,16 +111,13 @@ class Publication:
         require_access(self._settings)
         found = self._consumer.list_topics(timeout=10).topics
         places = [
-            TopicPartition(name, partition)
+            (name, partition)
             for name in (IMAGE_MATCHED, _DEAD_LETTERS)
             for partition in (found[name].partitions if name in found else ())
         ]
         if not places:
             raise MisconfiguredError("there are no topics; run check-dedup topics create")
-        with closing(Ends(self._settings)) as ends:
-            for place in places:
-                _, place.offset = ends.watermarks(place.topic, place.partition)
-        self._consumer.assign(places)
+        stand_at_ends(self._settings, self._consumer, places)
         return self
 
     def __exit__(

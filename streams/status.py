@@ -88,11 +88,9 @@ class Reader:
             MisconfiguredError: it refuses us.
         """
         require_access(settings)
-        self._endpoints = tuple(endpoints)
-        self._partitions = settings.partitions
-        self._session_timeout_seconds = settings.session_timeout_seconds
-        self._admin = admin_client(settings)
         self._settings = settings
+        self._endpoints = tuple(endpoints)
+        self._admin = admin_client(settings)
         self._ends = Ends(settings)
 
     def close(self) -> None:
@@ -121,14 +119,16 @@ class Reader:
             dead_letters=sum(now for now, _ in letters),
             dead_letters_ever=sum(ever for _, ever in letters),
             processes=len(scrape.values("check_dedup_build_info")),
-            session_timeout_seconds=self._session_timeout_seconds,
+            session_timeout_seconds=self._settings.session_timeout_seconds,
             index=_index(scrape),
         )
 
     def _group(self, name: str, topics: Sequence[str]) -> Group:
         asked = self._admin.describe_consumer_groups([name], request_timeout=_ANSWER_SECONDS)
         members = len(asked[name].result(_ANSWER_SECONDS).members)
-        places = [TopicPartition(t, number) for t in topics for number in range(self._partitions)]
+        places = [
+            TopicPartition(t, number) for t in topics for number in range(self._settings.partitions)
+        ]
         wanted = ConsumerGroupTopicPartitions(name, places)
         offsets = self._admin.list_consumer_group_offsets([wanted], request_timeout=_ANSWER_SECONDS)
         committed = offsets[name].result(_ANSWER_SECONDS).topic_partitions
@@ -147,7 +147,7 @@ class Reader:
         return Group(name, members, lag_records, age, done)
 
     def _size(self, topic: str) -> tuple[int, int]:
-        ends = [self._ends.watermarks(topic, number) for number in range(self._partitions)]
+        ends = [self._ends.watermarks(topic, number) for number in range(self._settings.partitions)]
         return sum(high - low for low, high in ends), sum(high for _, high in ends)
 
 

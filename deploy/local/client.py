@@ -6,19 +6,18 @@ the ends that the topics had when it was made, and keeps every record as it was 
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self, cast
 
 import msgspec
-from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, Message
 
 from schemas.codec import Headers, cloudevents_headers, encode_json, event_id
 from schemas.records import ImageIngested, ImageMatched, ImageRemoved
 from schemas.topics import IMAGE_INGESTED, IMAGE_MATCHED, IMAGE_REMOVED, dead_letter_topic_name
 from streams.kafka.client import direct_consumer, producer
-from streams.kafka.ends import Ends
+from streams.kafka.ends import stand_at_ends
 from streams.settings import Settings
 
 ANSWER_SECONDS: Final = 30.0
@@ -57,16 +56,11 @@ class Client:
     def __init__(self, settings: Settings, topics: Sequence[str] | None = None) -> None:
         self._producer = producer(settings)
         self._consumer = direct_consumer(settings)
-        self._records: dict[str, list[Record]] = {}
+        names = topics or (IMAGE_MATCHED, dead_letter_topic_name(IMAGE_INGESTED))
+        self._records: dict[str, list[Record]] = {name: [] for name in names}
         found = self._consumer.list_topics(timeout=ANSWER_SECONDS).topics
-        places = []
-        with closing(Ends(settings)) as ends:
-            for name in topics or (IMAGE_MATCHED, dead_letter_topic_name(IMAGE_INGESTED)):
-                self._records[name] = []
-                for partition in found[name].partitions:
-                    _, end = ends.watermarks(name, partition, ANSWER_SECONDS)
-                    places.append(TopicPartition(name, partition, end))
-        self._consumer.assign(places)
+        places = [(name, partition) for name in names for partition in found[name].partitions]
+        stand_at_ends(settings, self._consumer, places, ANSWER_SECONDS)
 
     def __enter__(self) -> Self:
         return self

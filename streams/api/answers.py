@@ -11,11 +11,11 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from typing import Final
 
 import msgspec
-from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, Message
 
 from schemas.codec import cloudevents_headers, encode_json, encode_readable_log, event_id
 from schemas.records import AskCanary, Hashed, MatchAnswered, MatchSettings, Question
@@ -23,7 +23,7 @@ from schemas.topics import INDEX_LOG, MATCH_ANSWERED, MATCH_ASKED
 from streams.delivery import Deliver, Outgoing
 from streams.errors import RetryableError
 from streams.kafka.client import classified, direct_consumer
-from streams.kafka.log import LogReader
+from streams.kafka.ends import stand_at_ends
 from streams.kafka.partitioner import partition_of
 from streams.kafka.topics import LOG_CONTENT_TYPE
 from streams.settings import Settings
@@ -215,13 +215,9 @@ class AnswerReader:
         self._consumer.close()
 
     def _stand_at_ends(self) -> None:
-        with closing(LogReader(self._settings, MATCH_ANSWERED)) as reader:
-            self._consumer.assign(
-                [
-                    TopicPartition(MATCH_ANSWERED, partition, reader.watermarks(partition)[1])
-                    for partition in range(self._settings.partitions)
-                ]
-            )
+        every = range(self._settings.partitions)
+        places = [(MATCH_ANSWERED, partition) for partition in every]
+        stand_at_ends(self._settings, self._consumer, places)
 
     def _run(self) -> None:
         every = range(self._settings.partitions)

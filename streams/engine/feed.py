@@ -116,7 +116,8 @@ class Feed:
         self._clock = clock
         self._positions: dict[TopicPartition, _Position] = {}
         self._assigned = asyncio.Event()
-        # Asks for the ends of partitions that were silent; theirs were expected to be there.
+        # Asks for the ends of partitions that were silent: by partition what was expected then, and
+        # the end.
         self._looking: asyncio.Future[dict[TopicPartition, tuple[int, int]]] | None = None
         # What the topic was in our assignments, the last one last.
         self._identities: list[TopicIdentity] = []

@@ -6,10 +6,11 @@ leader, and may keep to that when there is one again ("Unknown partition", for e
 """
 
 import time
+from collections.abc import Iterable
 from contextlib import closing
 from typing import Final
 
-from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from streams.kafka.client import classified, direct_consumer
 from streams.settings import Settings
@@ -42,14 +43,13 @@ class Ends:
             MisconfiguredError: we may not read it.
         """
         place = TopicPartition(topic, partition)
-        deadline = time.monotonic() + timeout_seconds
-        question_seconds = min(timeout_seconds, _QUESTION_SECONDS)
+        deadline, left = time.monotonic() + timeout_seconds, timeout_seconds
         while True:
             consumer = self._consumer
             failure = KafkaError(KafkaError._TIMED_OUT)  # noqa: SLF001 - its own name for it
             try:
                 found: tuple[int, int] | None = consumer.get_watermark_offsets(
-                    place, timeout=question_seconds
+                    place, timeout=min(left, _QUESTION_SECONDS)
                 )
             except KafkaException as error:
                 found, failure = None, error.args[0]
@@ -62,8 +62,23 @@ class Ends:
             if left <= _BETWEEN_QUESTIONS_SECONDS:
                 what = f"{topic}[{partition}], when its watermarks were asked for"
                 raise classified(failure, what)
-            question_seconds = min(left, _QUESTION_SECONDS)
             time.sleep(_BETWEEN_QUESTIONS_SECONDS)
+
+
+def stand_at_ends(
+    settings: Settings,
+    consumer: Consumer,
+    partitions: Iterable[tuple[str, int]],
+    timeout_seconds: float = 10.0,
+) -> None:
+    """Have a consumer read what comes from now on; errors, and seconds, of each as `watermarks`."""
+    with closing(Ends(settings)) as ends:
+        consumer.assign(
+            [
+                TopicPartition(*place, ends.watermarks(*place, timeout_seconds)[1])
+                for place in partitions
+            ]
+        )
 
 
 def time_ms(
