@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,7 +30,6 @@ from typing import Final, Never, get_args
 import msgspec
 import psutil
 
-from deploy.local.broker import free_port
 from streams.telemetry.scrape import Scrape
 from tests.faults.chaos_report import (
     RESULT_FILE,
@@ -122,11 +121,10 @@ class Options:
 class Sampler(threading.Thread):
     """Looks at every process every two seconds."""
 
-    def __init__(self, system: System, metrics: Mapping[str, str]) -> None:
-        """Look at nothing yet; `metrics` is where a worker that holds an index tells its own."""
+    def __init__(self, system: System) -> None:
+        """Look at nothing yet."""
         super().__init__(name="sampler", daemon=True)
         self._system = system
-        self._metrics = metrics
         self._stopping = threading.Event()
         self.samples: dict[str, list[Sample]] = {name: [] for name in system.workers}
 
@@ -144,8 +142,8 @@ class Sampler(threading.Thread):
                     # Without files: those of the index grow with it, and are the kernel's to drop.
                     own = float(sum(each.rss - each.shared for each in memory))
                     files = sum(each.num_fds() for each in family)
-                    if name in self._metrics:
-                        own -= rocksdb_caches(self._metrics[name])
+                    if worker.role == "matcher" and name in SPARED:
+                        own -= rocksdb_caches(f"{worker.url}/metrics")
                     self.samples[name].append(Sample(time.time(), own, files))
 
     def stop(self) -> None:
@@ -185,7 +183,7 @@ class Run:
     def load(self, system: System) -> None:
         """Publish, and deal faults meanwhile."""
         options = self.options
-        sampler = Sampler(system, self._tell_metrics(system))
+        sampler = Sampler(system)
         system.await_members()
         sampler.start()
         events = long_traffic(options.seed, system.pictures.origin)
@@ -207,16 +205,6 @@ class Run:
             sampler.stop()
             self.samples = sampler.samples
         self.published = len(publisher.sent)
-
-    def _tell_metrics(self, system: System) -> dict[str, str]:
-        """Let the matchers that live through the run tell theirs; where."""
-        told = {}
-        for worker in system.of("matcher"):
-            if worker.name in SPARED:
-                port = free_port()
-                told[worker.name] = f"http://127.0.0.1:{port}/metrics"
-                system.restart(worker, CHECK_DEDUP_METRICS_PORT=str(port))
-        return told
 
     def _mixed(self, system: System) -> None:
         end = time.monotonic() + 60 * self.options.minutes - WARM_UP_SECONDS

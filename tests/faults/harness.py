@@ -26,6 +26,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Final, Literal, Self, cast
+from urllib.request import urlopen
 
 import psutil
 from confluent_kafka import ConsumerGroupState, KafkaException, Message
@@ -98,7 +99,9 @@ class Worker:
         """Start nothing yet."""
         self.role = role
         self.name = name
-        self.environment = dict(environment)
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        self.environment = {**environment, "CHECK_DEDUP_METRICS_PORT": str(port)}
         self.log = log
         self.process: subprocess.Popen[bytes] | None = None
         self.pids: set[int] = set()
@@ -159,6 +162,14 @@ class Worker:
         """SIGCONT."""
         assert self.process is not None
         self.process.send_signal(signal.SIGCONT)
+
+    def is_ready(self) -> bool:
+        """Ask it whether it does its work, as Kubernetes asks."""
+        try:
+            with urlopen(f"{self.url}/readyz", timeout=ANSWER_SECONDS) as answer:  # noqa: S310 - ours
+                return bool(answer.status == HTTPStatus.OK)
+        except OSError:
+            return False
 
     def said(self) -> str:
         """Give what it logged since `forget`."""
@@ -636,12 +647,21 @@ class System:
     # --- waiting ------------------------------------------------------------------------------
 
     def await_members(self, seconds: float = MEMBERS_SECONDS) -> None:
-        """Wait until every process has joined its group and no rebalance is under way."""
+        """Wait until every process is ready, in its group, and no rebalance is under way.
+
+        The group alone does not tell: to the broker one that was stopped a moment ago is a member.
+        """
         deadline = time.monotonic() + seconds
         wanted = {group: self._counts[role] for group, role in ROLES.items()}
-        while (found := self._members()) != wanted:
-            assert time.monotonic() < deadline, self.describe(f"members: {found}, not {wanted}")
+        while (late := self._unready()) or (found := self._members()) != wanted:
+            assert time.monotonic() < deadline, self.describe(
+                f"not ready: {late}" if late else f"members: {found}, not {wanted}"
+            )
             self.pause(0.2)
+
+    def _unready(self) -> list[str]:
+        running = [worker for worker in self.workers.values() if worker.process is not None]
+        return [worker.name for worker in running if not worker.is_ready()]
 
     def _members(self) -> dict[str, int]:
         """Give each group's number of members; 0 while it rebalances."""

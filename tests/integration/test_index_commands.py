@@ -67,7 +67,7 @@ def test_an_index_is_counted_and_verified_beside_its_matcher(
     assert f"radius={default_match_settings(1).radius}" in counted
     full = stack.command("index", "verify", "--full", *arguments)
     assert full.endswith("no difference\n")
-    assert "0 pictures" not in full
+    assert " 0 pictures" not in full
     sampled = stack.command("index", "verify", "--sample", "2", "--seed", "7", *arguments)
     assert "2 pictures each, seed 7" in sampled
     assert "2 pictures" in sampled.splitlines()[1]

@@ -74,7 +74,7 @@ def stretch() -> float:
 
 
 def replace_hasher(system: System, old: Worker) -> None:
-    """Start another, wait until it is a member, and stop the old one, as a Deployment does."""
+    """Start another, wait until it is ready, and stop the old one, as a Deployment does."""
     number = len(system.of("hasher"))
     name = f"hasher-{number}"
     environment = dict(old.environment) | {"CHECK_DEDUP_INSTANCE_ID": name}
@@ -82,6 +82,7 @@ def replace_hasher(system: System, old: Worker) -> None:
     system.timeline.add(f"{name} instead of {old.name}")
     system.workers[name] = new
     new.start()
+    system.await_true(f"{name} is ready", new.is_ready)
     system.pause(READY_SECONDS)
     code = old.terminate()
     assert code == 0, system.describe(f"{old.name} ended with {code}")
@@ -133,6 +134,7 @@ def test_a_rolling_restart_loses_nothing_and_is_hardly_noticed(
         replace_hasher(system, hasher)
     for matcher in system.of("matcher"):
         system.terminate(matcher, 0.0)
+        system.await_true(f"{matcher.name} is ready", matcher.is_ready)
         system.pause(READY_SECONDS)
     system.pause(READY_SECONDS)
     publisher.finish()
