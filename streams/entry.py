@@ -1,10 +1,18 @@
 """One record of a Kafka partition as we pass it around, whichever client fetched it."""
 
+import zlib
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 # The last millisecond of the year 9999, where dates as text end.
 _LATEST_MS: Final = 253_402_300_799_999
+
+
+class Mark(NamedTuple):
+    """By what a record is known again: another one at its offset has another checksum."""
+
+    offset: int
+    checksum: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,3 +30,8 @@ class LogEntry:
         bounded = min(max(0, self.timestamp_ms), _LATEST_MS)
         if bounded != self.timestamp_ms:
             object.__setattr__(self, "timestamp_ms", bounded)
+
+    @property
+    def mark(self) -> Mark:
+        """CRC-32 of time and key, which tell records apart; values are large."""
+        return Mark(self.offset, zlib.crc32(self.key or b"", self.timestamp_ms & 0xFFFF_FFFF))

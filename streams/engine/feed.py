@@ -8,7 +8,8 @@ partition and a hole in delivery alike.
 Where the log is not what it was, that is named and never guessed over. Of a topic whose beginning
 is gone past the place where we read, and of one that was made anew, it is told (`Stretch.lost`),
 and reading goes on at the beginning that there is. `index-log`, of which every record counts, stops
-the process instead, as does any log that ends before what was read of it.
+the process instead, as does any log that ends before what was read of it, or holds other records
+there.
 """
 
 import asyncio
@@ -24,7 +25,7 @@ import faust
 from schemas.topics import INDEX_LOG, MEBIBYTE
 from streams.delivery import TopicPartition
 from streams.engine.transport import App
-from streams.entry import LogEntry
+from streams.entry import LogEntry, Mark
 from streams.errors import CorruptStateError, MisconfiguredError, RetryableError
 from streams.kafka.client import Committed, TopicIdentity
 from streams.kafka.topics import EXPIRING_TOPICS
@@ -70,6 +71,8 @@ class _Position:
     start: int
     expected: int
     moved_at: float
+    epoch: int | None
+    """How often the partition had got a leader when all that was read was last found in its log."""
     is_beyond: bool = False
     """Whether the log ended before `expected` when it was last asked."""
 
@@ -87,6 +90,10 @@ class Log(Protocol):
 
     def identity(self) -> TopicIdentity:
         """Give what the topic is."""
+        ...
+
+    def leader_epochs(self, partitions: Iterable[int], /) -> dict[int, int]:
+        """Give how often each partition has got a leader; without those that get no answer."""
         ...
 
     def read_range(
@@ -128,10 +135,10 @@ class Feed:
 
         Raises:
             MisconfiguredError: the group has no committed offset.
-            CorruptStateError: the log ends before what is committed or was read; or records of
-                `index-log` are gone.
+            CorruptStateError: the log ends before what is committed or was read, or holds other
+                records there; or records of `index-log` are gone.
         """
-        watching = asyncio.ensure_future(self._watch_identity())
+        watching = asyncio.ensure_future(self._watch())
         stopping = asyncio.ensure_future(self._app.stop_asked.wait())
         try:
             async for stretch in self._stretches(stream, watching, stopping):
@@ -271,11 +278,14 @@ class Feed:
         identity = await self._ask(self._log.identity)
         if identity not in self._identities[-1:]:
             self._identities.append(identity)
+        epochs = await self._epochs(fresh)
         for partition in fresh:
             generation = self._app.consumer_generation_id
-            start, lost = await self._start(partition, identity.topic_id)
+            start, last, lost = await self._start(partition, identity.topic_id)
             self._app.identities[self._topic] = identity.topic_id
-            position = _Position(assignment, generation, start, start, self._clock())
+            self._app.marks.begin(partition, last)
+            epoch = epochs.get(partition.partition)
+            position = _Position(assignment, generation, start, start, self._clock(), epoch)
             self._positions[partition] = position
             if lost is not None:
                 await self._app.seek(partition, start)
@@ -283,8 +293,10 @@ class Feed:
                 self._app.watermarks.advance(partition, assignment, start)
             yield Stretch(partition, assignment, start, (), start, lost)
 
-    async def _start(self, partition: TopicPartition, topic_id: str) -> tuple[int, Loss | None]:
-        """Say where to begin, and what was lost before that."""
+    async def _start(
+        self, partition: TopicPartition, topic_id: str
+    ) -> tuple[int, Mark | None, Loss | None]:
+        """Say where to begin, which record was read last there, and what was lost before that."""
         group = self._app.conf.id
         committed = await self._ask(self._log.committed, group, partition.partition)
         low, high = await self._ask(self._log.watermarks, partition.partition)
@@ -303,7 +315,7 @@ class Feed:
                 "unknown" if committed is None else committed.offset,
                 low,
             )
-            return low, "made_anew"
+            return low, None, "made_anew"
         if committed is None:
             message = f"{place} no committed offset; run check-dedup topics create"
             raise MisconfiguredError(message)
@@ -314,8 +326,11 @@ class Feed:
             )
             raise CorruptStateError(message)
         if committed.offset < low:
-            return low, self._expired(partition, committed.offset, low)
-        return committed.offset, None
+            return low, None, self._expired(partition, committed.offset, low)
+        # An index finds out itself, and knows from where on.
+        if committed.last is not None and self._topic != INDEX_LOG:
+            await self._require_as_read(partition, [committed.last], low)
+        return committed.offset, committed.last, None
 
     def _expired(self, partition: TopicPartition, expected: int, low: int) -> Loss | None:
         """Name records that were deleted before they were read; None where nobody misses them."""
@@ -327,14 +342,16 @@ class Feed:
         logger.critical("%s; %d records are lost", what, low - expected)
         return "expired"
 
-    async def _watch_identity(self) -> None:
-        """Notice that the topic is another one, which neither offsets nor events need show.
+    async def _watch(self) -> None:
+        """Notice that the log is another one, which neither offsets nor events need show.
 
-        The group then forms anew, so that all that is known of the old topic is dropped.
+        Where its topic was made anew the group forms anew, so that all that is known of the old
+        one is dropped.
 
         Raises:
-            MisconfiguredError: it has another number of partitions.
-            CorruptStateError: `index-log` was made anew.
+            MisconfiguredError: the topic has another number of partitions.
+            CorruptStateError: `index-log` was made anew, or the log holds other records than were
+                read.
         """
         while True:
             await asyncio.sleep(_IDLE_SECONDS)
@@ -346,25 +363,81 @@ class Feed:
             except MisconfiguredError as error:
                 logger.critical("%s cannot be read: %s", self._topic, error)
                 continue
-            if identity in (known, self._identities[-1]):
-                continue
-            if identity.partitions != known.partitions:
-                raise MisconfiguredError(
-                    f"{self._topic}: has {identity.partitions} partitions, had {known.partitions}: "
-                    "workspaces and image ids would be on other partitions than before; see "
-                    "check-dedup topics check"
-                )
-            what = (
-                f"{self._topic} was deleted and made anew, from id {known.topic_id} to "
-                f"{identity.topic_id}"
+            if identity not in (known, self._identities[-1]):
+                await self._leave(known, identity)
+            else:
+                await self._check_records()
+
+    async def _leave(self, known: TopicIdentity, identity: TopicIdentity) -> None:
+        if identity.partitions != known.partitions:
+            raise MisconfiguredError(
+                f"{self._topic}: has {identity.partitions} partitions, had {known.partitions}: "
+                "workspaces and image ids would be on other partitions than before; see "
+                "check-dedup topics check"
             )
-            if self._topic == INDEX_LOG:
+        what = (
+            f"{self._topic} was deleted and made anew, from id {known.topic_id} to "
+            f"{identity.topic_id}"
+        )
+        if self._topic == INDEX_LOG:
+            raise CorruptStateError(
+                f"{what}: this index is of the old one, and may be all that is left of it. "
+                "Keep a copy of the data directory; the next start makes another index"
+            )
+        logger.critical("%s; reading it from its beginning", what)
+        await self._app.rejoin()
+
+    async def _check_records(self) -> None:
+        """Stop where a partition has got a leader whose log is not what was read.
+
+        Only then can a log lose its end; most often it has lost nothing.
+        """
+        standing = {at: (position, position.expected) for at, position in self._positions.items()}
+        if not standing:
+            return
+        epochs = await self._epochs(standing)
+        for partition, (position, upto) in standing.items():
+            epoch = epochs.get(partition.partition)
+            if epoch is None:
+                continue
+            if epoch != position.epoch:
+                low, high = await self._ask(self._log.watermarks, partition.partition)
+                if high < upto:  # `_check_end` sees to it
+                    continue
+                marks = self._app.marks.below(partition, upto)
+                await self._require_as_read(partition, marks, low)
+                position.epoch = epoch
+            if self._positions.get(partition) is position:
+                _, reached = self._app.watermarks.reached(partition) or (0, position.start)
+                self._app.marks.forget(partition, min(reached, upto))
+
+    async def _epochs(self, partitions: Iterable[TopicPartition]) -> dict[int, int]:
+        numbers = [partition.partition for partition in partitions]
+        return await asyncio.to_thread(self._log.leader_epochs, numbers)
+
+    async def _require_as_read(
+        self, partition: TopicPartition, marks: Sequence[Mark], low: int
+    ) -> None:
+        """Compare records that were read with those in the log, which begins at `low`.
+
+        Raises:
+            CorruptStateError: there are others.
+        """
+        known = dict(mark for mark in marks if mark.offset >= low)
+        place, stop = min(known, default=0), max(known, default=-1) + 1
+        while place < stop:
+            entries, place = await self._ask(self._read, partition, place, stop)
+            for entry in entries:
+                if known.get(entry.offset, entry.mark.checksum) == entry.mark.checksum:
+                    continue
+                if self._identities[-1] != await self._ask(self._log.identity):
+                    return
+                index = " and delete its index" if self._topic == INDEX_LOG else ""
                 raise CorruptStateError(
-                    f"{what}: this index is of the old one, and may be all that is left of it. "
-                    "Keep a copy of the data directory; the next start makes another index"
+                    f"{partition}: offset {entry.offset} is another record than was read there: "
+                    "it was truncated and has grown again; reset the group's offset to where that "
+                    f"began, at most {entry.offset}{index}"
                 )
-            logger.critical("%s; reading it from its beginning", what)
-            await self._app.rejoin()
 
     async def _joined(
         self, partition: TopicPartition, messages: Sequence[Any]
@@ -464,6 +537,7 @@ class Feed:
     def _stretch(self, partition: TopicPartition, entries: list[LogEntry], stop: int) -> Stretch:
         position = self._positions[partition]
         start, position.expected = position.expected, stop
+        self._app.marks.read(partition, entries)
         return Stretch(partition, position.assignment, start, entries, stop)
 
     def _read(self, partition: TopicPartition, low: int, high: int) -> tuple[list[LogEntry], int]:

@@ -28,6 +28,7 @@ from faust.types import TP
 from schemas.topics import LARGEST_MESSAGE_BYTES
 from streams import failpoints
 from streams.delivery import TopicPartition, Watermarks
+from streams.engine.marks import Marks
 from streams.engine.watchdog import LoopBeat
 from streams.errors import MisconfiguredError
 from streams.kafka.client import commit_metadata
@@ -115,14 +116,15 @@ class WatermarkConsumer(driver.Consumer):
 
 
 class WatermarkThread(driver.AIOKafkaConsumerThread):
-    """The thread with aiokafka's consumer: commits say of which topic, no record stops it."""
+    """The thread with aiokafka's consumer: commits say of which log, no record stops it."""
 
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
-        """Commit with the id of each topic as metadata; False where the group forms anew."""
-        identities = cast("App", self.app).identities
+        """Commit what tells each log from another as metadata; False where the group forms anew."""
+        app = cast("App", self.app)
         committed = {
             driver.ensure_aiokafka_TP(tp): OffsetAndMetadata(
-                offset, commit_metadata(identities.get(tp.topic, ""))
+                offset,
+                commit_metadata(app.identities.get(tp.topic, ""), app.marks.before(tp, offset)),
             )
             for tp, offset in offsets.items()
             if tp in self.assignment()
@@ -186,7 +188,7 @@ class App(faust.App):
 
     `assignment` is the number of the present assignment of partitions; None between two. `beat`
     shows whether the event loop turns. `identities` are the ids of the topics that the watermarks
-    are of, by name.
+    are of, by name, and `marks` what was read of them.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - Faust's own
@@ -197,6 +199,7 @@ class App(faust.App):
         self.assignment: int | None = None
         self.beat = LoopBeat()
         self.identities: dict[str, str] = {}
+        self.marks = Marks()
         self.stop_asked = asyncio.Event()
         self._at_work: set[asyncio.Future[None]] = set()
 

@@ -9,7 +9,8 @@ speaks to it, is said here only. Faust has a client of its own, configured by th
 import logging
 import re
 import time
-from contextlib import closing
+from collections.abc import Iterable
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -21,9 +22,13 @@ from confluent_kafka import (
     TopicCollection,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import (  # type: ignore[attr-defined] # its stubs export less
+    AdminClient,
+    OffsetSpec,
+)
 
 from schemas.topics import LARGEST_MESSAGE_BYTES
+from streams.entry import Mark
 from streams.errors import MisconfiguredError, RetryableError
 from streams.kafka.security import librdkafka_security, tls_context
 from streams.settings import Settings
@@ -49,8 +54,8 @@ _REFUSED: Final = {
     KafkaError.SASL_AUTHENTICATION_FAILED,
     KafkaError._SSL,
 }
-# As the broker writes a topic's id.
-_TOPIC_ID: Final = re.compile("[A-Za-z0-9+/_-]{22}")
+# A topic's id as the broker writes it; the offset and checksum of a record.
+_METADATA: Final = re.compile("([A-Za-z0-9+/_-]{22})(?: ([0-9]{1,19}) ([0-9a-f]{8}))?")
 
 _CONNECTING_SECONDS: Final = 10.0
 _CONNECT_POLL_SECONDS: Final = 0.2
@@ -72,16 +77,19 @@ class TopicIdentity:
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """Up to where a group has processed a partition, and of which topic of that name.
+    """Up to where a group has processed a partition, and of which log.
 
     A topic that is made anew is another one: its offsets begin again, and an offset that was
-    committed on the earlier one means nothing in it. Our processes commit the topic's id with each
-    offset, as its metadata.
+    committed on the earlier one means nothing in it. A log that lost its end and has grown again
+    has other records below the offset. Our processes commit the topic's id and the last record's
+    mark with each offset, as its metadata.
     """
 
     offset: int
-    topic_id: str | None
+    topic_id: str | None = None
     """None where the offset was committed without it."""
+    last: Mark | None = None
+    """Of the last record below the offset that its process had read; None where it had none."""
 
 
 def producer(settings: Settings, *, linger_ms: int = 5) -> Producer:
@@ -198,12 +206,14 @@ def committed(
         return as_committed(found)
 
 
-def commit_metadata(topic_id: str) -> str:
-    """Give the metadata to commit with each offset of a topic.
+def commit_metadata(topic_id: str, last: Mark | None = None) -> str:
+    """Give the metadata to commit with an offset of a topic; `last` as in `Committed`.
 
     With an end of its own: confluent-kafka reads metadata as a C string, which Kafka's is not.
     """
-    return f"{topic_id}\0" if topic_id else ""
+    if not topic_id:
+        return ""
+    return f"{topic_id}\0" if last is None else f"{topic_id} {last.offset} {last.checksum:08x}\0"
 
 
 def as_committed(place: TopicPartition) -> Committed:
@@ -212,7 +222,12 @@ def as_committed(place: TopicPartition) -> Committed:
         metadata = place.metadata or ""
     except UnicodeDecodeError:
         metadata = ""
-    return Committed(place.offset, metadata if _TOPIC_ID.fullmatch(metadata) else None)
+    found = _METADATA.fullmatch(metadata)
+    if found is None:
+        return Committed(place.offset)
+    topic_id, offset, checksum = found.groups()
+    last = None if offset is None else Mark(int(offset), int(checksum, 16))
+    return Committed(place.offset, topic_id, last)
 
 
 def committed_offset(settings: Settings, group: str, topic: str, partition: int) -> int | None:
@@ -235,6 +250,25 @@ def topic_identity(settings: Settings, topic: str, timeout_seconds: float = 10.0
     except KafkaException as error:
         raise classified(error.args[0], f"describing {topic}") from error
     return TopicIdentity(str(found.topic_id), len(found.partitions))
+
+
+def leader_epochs(
+    settings: Settings, topic: str, partitions: Iterable[int], timeout_seconds: float = 10.0
+) -> dict[int, int]:
+    """Ask how often each partition has got a leader: a log loses its end only when it gets one.
+
+    What gets no answer, or has no leader, is not in it.
+    """
+    latest = OffsetSpec.latest()  # type: ignore[no-untyped-call] # its stubs say no more
+    places = {TopicPartition(topic, number): latest for number in partitions}
+    admin = admin_client(settings)  # kept: a client without a name is gone before the answer
+    epochs = {}
+    for place, answer in admin.list_offsets(places, request_timeout=timeout_seconds).items():
+        with suppress(KafkaException):
+            epoch = answer.result().leader_epoch
+            if epoch is not None:
+                epochs[place.partition] = epoch
+    return epochs
 
 
 def topic_id(settings: Settings, topic: str) -> str:

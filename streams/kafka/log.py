@@ -9,7 +9,7 @@ cannot be read to its end raises, it never ends early. Safe to use from several 
 
 import logging
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from typing import Final, NoReturn, cast
 
@@ -23,6 +23,7 @@ from streams.kafka.client import (
     classified,
     committed,
     direct_consumer,
+    leader_epochs,
     topic_identity,
 )
 from streams.kafka.ends import Ends
@@ -104,6 +105,10 @@ class LogReader:
             MisconfiguredError: there is no such topic.
         """
         return topic_identity(self._settings, self._topic)
+
+    def leader_epochs(self, partitions: Iterable[int]) -> dict[int, int]:
+        """Ask how often each partition has got a leader; without those that get no answer."""
+        return leader_epochs(self._settings, self._topic, partitions)
 
     def read_range(
         self, partition: int, low: int, high: int, *, headers: bool = False

@@ -124,6 +124,14 @@ PROMISES: Final = (
         ),
     ),
     Promise(
+        "A topic that was truncated and has grown past what was read of it stops its reader",
+        (
+            f"{_ODD_LOGS}::test_events_that_were_cut_off_and_came_again",
+            "tests/unit/streams/test_feed.py::test_a_log_that_has_grown_past_what_was_read_stops",
+        ),
+        readme="A topic that is not what it was",
+    ),
+    Promise(
         "Partitions that are added stop every process, with what to do",
         (
             f"{_ODD_LOGS}::test_partitions_that_are_added_stop_the_process",

@@ -4,6 +4,7 @@ One system for all: each test begins with all processes at work and leaves them 
 """
 
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -11,6 +12,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from itertools import chain
 
 import aiokafka
 import pytest
@@ -230,7 +232,9 @@ def test_a_topic_that_is_made_anew_under_a_running_hasher(system: System) -> Non
     said = system.hasher.log.read_text()
     assert "image-ingested[0]: its topic was deleted and made anew" in said
     now = topic_id(system.stack.settings, IMAGE_INGESTED)
-    system.await_true(lambda: system.committed() == Committed(2, now))
+    with closing(LogReader(system.stack.settings, IMAGE_INGESTED)) as reader:
+        (last,) = chain(*reader.read_range(0, 1, 2))
+    system.await_true(lambda: system.committed() == Committed(2, now, last.mark))
 
 
 async def test_an_offset_of_a_topic_that_is_gone_means_nothing(system: System) -> None:
@@ -334,6 +338,40 @@ def test_a_log_that_was_truncated_and_has_grown_again(system: System, own_broker
     ]
     said = system.matcher.log.read_text()
     assert f"another history than the index's, from offset {found.offset - 2} on" in said
+
+
+@pytest.mark.parametrize("is_running", [False, True], ids=["while stopped", "while frozen"])
+def test_events_that_were_cut_off_and_came_again(
+    system: System, own_broker: Broker, *, is_running: bool
+) -> None:
+    """Grown past what was read, the hasher stops all the same; reset, it leaves out no picture."""
+    for seed in range(90, 94):
+        system.await_ended(*system.publish(photograph_file(seed)))
+    process = system.hasher.process()
+    assert process is not None
+    with closing(LogReader(system.stack.settings, IMAGE_INGESTED)) as reader:
+        _, end = reader.watermarks(0)
+    system.await_true(lambda: (found := system.committed()) is not None and found.offset == end)
+    if is_running:
+        process.suspend()
+    else:
+        system.stop(system.hasher)
+    own_broker.kill()
+    truncate(own_broker, IMAGE_INGESTED, end - 2)
+    own_broker.start()
+    system.admin = admin_client(system.stack.settings)
+    system.client = Client(system.stack.settings)
+    new = system.publish(*map(photograph_file, range(94, 98)))
+    if is_running:
+        process.resume()
+    else:
+        system.hasher.start()
+    said = system.end_of(system.hasher)
+    differs = rf"image-ingested\[0\]: offset ({end - 2}|{end - 1}) is another record"
+    assert re.search(differs, said), said
+    system.commit(HASHER_GROUP, IMAGE_INGESTED, end - 2)
+    system.hasher.start()
+    system.await_ended(*new)
 
 
 def test_an_index_log_that_is_made_anew_stops_the_matcher(system: System) -> None:

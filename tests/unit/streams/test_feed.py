@@ -2,8 +2,8 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Generator
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Generator, Iterable
+from dataclasses import dataclass, field, replace
 from typing import Any, Self, cast
 
 import faust
@@ -13,8 +13,9 @@ from schemas.topics import IMAGE_INGESTED, MATCH_ASKED
 from streams.delivery import TopicPartition, Watermarks
 from streams.engine import feed as feed_module
 from streams.engine.feed import Feed, Stretch
+from streams.engine.marks import Marks
 from streams.engine.transport import App
-from streams.entry import LogEntry
+from streams.entry import LogEntry, Mark
 from streams.errors import CorruptStateError, MisconfiguredError, RetryableError
 from streams.kafka.client import Committed, TopicIdentity
 
@@ -25,6 +26,11 @@ PARTITION = TopicPartition(TOPIC, 0)
 def entry(offset: int) -> LogEntry:
     """Give the record at an offset."""
     return LogEntry(offset, 1000 + offset, b"k%d" % offset, b"v%d" % offset, (("h", None),))
+
+
+def another(offset: int) -> LogEntry:
+    """Give a record of the same picture that is at the offset now, as published again."""
+    return replace(entry(offset), timestamp_ms=5000 + offset)
 
 
 @dataclass
@@ -83,7 +89,10 @@ class Log:
     start: int = 0
     committed_offset: int | None = 0
     committed_of: str | None = None
+    committed_last: Mark | None = None
     topic_id: str = "id-1"
+    epochs: dict[int, int] = field(default_factory=lambda: {0: 4})
+    anew_from: int = 10**9
     partitions: int = 1
     erased: set[int] = field(default_factory=set)
     failures: int = 0
@@ -110,20 +119,29 @@ class Log:
         assert (group, partition) == ("group", 0)
         if self.committed_offset is None:
             return None
-        return Committed(self.committed_offset, self.committed_of)
+        return Committed(self.committed_offset, self.committed_of, self.committed_last)
 
     def identity(self) -> TopicIdentity:
         """Give what the topic is."""
         return TopicIdentity(self.topic_id, self.partitions)
 
+    def leader_epochs(self, partitions: Iterable[int], /) -> dict[int, int]:
+        """Give them; without those that are not known."""
+        assert list(partitions) == [0]
+        return self.epochs
+
     def read_range(
         self, partition: int, low: int, high: int, /, *, headers: bool
     ) -> Generator[list[LogEntry]]:
-        """Read what was not erased."""
+        """Read what was not erased; from `anew_from` on, what came after it was cut off there."""
         assert headers
         assert partition == 0
         self.reads.append((low, high))
-        yield [entry(offset) for offset in range(low, high) if offset not in self.erased]
+        yield [
+            entry(offset) if offset < self.anew_from else another(offset)
+            for offset in range(low, high)
+            if offset not in self.erased
+        ]
 
 
 @dataclass
@@ -155,6 +173,7 @@ class Application:
         self.on_partitions_assigned = Assignments()
         self.watermarks = Watermarks()
         self.identities: dict[str, str] = {}
+        self.marks = Marks()
         self.rejoined = asyncio.Event()
         self.stop_asked = asyncio.Event()
         self.sought: dict[TopicPartition, int] = {}
@@ -463,6 +482,83 @@ async def test_a_log_that_ends_before_what_was_read_stops(
     world.log.end = 2
     with pytest.raises(CorruptStateError, match="was read up to 3, and ends at 2"):
         await world.next()
+
+
+async def test_another_record_at_the_committed_offset_stops() -> None:
+    """The log was truncated and has grown again: some of it was never read."""
+    log = Log(end=9, committed_offset=5, committed_last=entry(4).mark, anew_from=4)
+    with pytest.raises(CorruptStateError, match="offset 4 is another record than was read there"):
+        await World(log, IMAGE_INGESTED).begin()
+
+
+@pytest.mark.parametrize(
+    "log",
+    [
+        Log(committed_offset=5, committed_last=entry(4).mark),
+        Log(committed_offset=5, committed_last=entry(2).mark, erased={3, 4}),
+        Log(committed_offset=5, committed_last=another(4).mark, start=5),
+        Log(committed_offset=5, committed_last=another(4).mark, erased={4}),
+        Log(committed_offset=5),
+    ],
+    ids=["as read", "a marker behind it", "expired", "erased", "nothing noted"],
+)
+async def test_what_was_read_last_is_no_obstacle_otherwise(log: Log) -> None:
+    """It is as it was, or nothing contradicts it."""
+    world = World(log, IMAGE_INGESTED)
+    first = await world.begin()
+    assert (first.start, first.lost) == (5, None)
+    assert world.app.marks.before(world.partition, 5) == log.committed_last
+
+
+async def test_an_index_log_with_another_record_is_left_to_its_index() -> None:
+    """It is made anew, and knows from where on outcomes are to be told."""
+    first = await World(Log(committed_offset=5, committed_last=entry(4).mark, anew_from=4)).begin()
+    assert first.start == 5
+
+
+@pytest.mark.parametrize(
+    ("topic", "repair"),
+    [(IMAGE_INGESTED, "at most 3$"), (TOPIC, "at most 3 and delete its index$")],
+)
+async def test_a_log_that_has_grown_past_what_was_read_stops(
+    topic: str, repair: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where what was read since is in it: the records before that were not read."""
+    monkeypatch.setattr(feed_module, "_IDLE_SECONDS", 0.02)
+    world = World(Log(end=6), topic)
+    await world.begin()
+    assert offsets(await world.next()) == [0, 1, 2, 3, 4, 5]
+    world.log.anew_from, world.log.epochs = 3, {0: 5}
+    with pytest.raises(CorruptStateError, match=f"offset 3 is another record.*{repair}"):
+        await world.next()
+
+
+async def test_a_new_leader_with_the_same_log_is_nothing() -> None:
+    """The log is read once for it, as far as it is not known for good; then that is forgotten."""
+    world = World(Log(), IMAGE_INGESTED)
+    await world.begin()
+    world.stream.deliver(0, 1, 2, 3, 4, 5, topic=IMAGE_INGESTED)
+    await world.next()
+    world.app.watermarks.advance(world.partition, 1, 4)
+    for epochs in ({0: 5}, {}, {0: 6}, {0: 6}):
+        world.log.epochs = epochs
+        await world.feed._check_records()
+    assert world.log.reads == [(0, 6), (3, 6)]
+    assert world.app.marks.before(world.partition, 4) == entry(3).mark
+    assert world.app.marks.before(world.partition, 3) is None
+
+
+async def test_a_new_leader_whose_end_is_not_known_yet() -> None:
+    """Its records are compared once it has as many as were read."""
+    world = World(Log(), IMAGE_INGESTED)
+    await world.begin()
+    world.stream.deliver(0, 1, 2, topic=IMAGE_INGESTED)
+    await world.next()
+    world.log.epochs, world.log.end, world.log.anew_from = {0: 5}, 2, 2
+    await world.feed._check_records()
+    world.log.end = 3
+    with pytest.raises(CorruptStateError, match="offset 2 is another record"):
+        await world.feed._check_records()
 
 
 async def test_a_broker_that_does_not_tell_an_end_holds_up_no_event(

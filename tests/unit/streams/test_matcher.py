@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Collection, Generator
+from collections.abc import AsyncIterator, Collection, Generator, Iterable
 from pathlib import Path
 from typing import Any, cast
 
@@ -58,6 +58,10 @@ class MemoryLog:
     def identity(self) -> TopicIdentity:
         """Nobody asks."""
         raise NotImplementedError
+
+    def leader_epochs(self, partitions: Iterable[int], /) -> dict[int, int]:
+        """Nobody asks."""
+        raise NotImplementedError(partitions)
 
     def read_range(
         self, partition: int, low: int, high: int, /, *, headers: bool
