@@ -5,7 +5,7 @@ Pure. Called by the CLI and the API; the pictures need not be in any index.
 
 import msgspec
 
-from agents.decide import Decision, asks, decide
+from agents.decide import Asks, Decision, decide
 from schemas.records import Fingerprint, MatchSettings
 
 
@@ -33,7 +33,7 @@ class Compared(msgspec.Struct, frozen=True):
 def compare(picture: Fingerprint, earlier: Fingerprint, settings: MatchSettings) -> Compared:
     """How `picture`, arriving later, relates to `earlier`, and what speaks for it."""
     met: list[MetPair] = []
-    for ask in asks(picture):
+    for ask in Asks(picture):
         for view in earlier.views:
             distance = (ask.code ^ int.from_bytes(view.code)).bit_count()
             if distance <= settings.radius:

@@ -19,7 +19,7 @@ relate to identical bytes only.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -27,7 +27,7 @@ import numpy as np
 
 from agents.phash import CODE_SIDE, FINE_SIDE
 from agents.sketch import WHOLE_BOX, Box, Comparison, Grey, compare, detail, grey, overlap
-from agents.windows import asked_windows
+from agents.windows import asked_count, asked_window
 from schemas.records import Fingerprint, MatchSettings, Relation, Tier, View
 
 WHOLE: Final = "whole"
@@ -179,47 +179,56 @@ _MIRROR_CODE: Final = _odd_columns(CODE_SIDE)
 _MIRROR_FINE: Final = _odd_columns(FINE_SIDE)
 
 
-def asks(picture: Fingerprint) -> list[Ask]:
-    """All codes that a picture is searched with: its views', its further windows', mirrored."""
-    if not picture.views:
-        return []
-    size = picture.decoded_width_pixels, picture.decoded_height_pixels
-    found = [
-        Ask(
-            int.from_bytes(view.code),
-            int.from_bytes(view.fine),
-            view.name,
-            _box(view.rectangle, size),
-            mirrored=False,
+class Asks:
+    """All that a picture is searched with: its views, these mirrored, and its further windows.
+
+    What the codes are of is made when it is asked for: most of them meet nothing.
+    """
+
+    def __init__(self, picture: Fingerprint) -> None:
+        """Know the codes; a picture without views has none."""
+        self._size = picture.decoded_width_pixels, picture.decoded_height_pixels
+        self._frame = picture.frame
+        self._views = picture.views
+        self._frames = [view for view in picture.views if view.name in _FRAMES]
+        further: list[int] = []
+        if picture.views and picture.asked:
+            codes = np.frombuffer(picture.asked, ">u8")
+            further = codes[: asked_count(self._size, self._frame)].tolist()
+        self.codes = [
+            *(int.from_bytes(view.code) for view in self._views),
+            *(int.from_bytes(view.code) ^ _MIRROR_CODE for view in self._frames),
+            *further,
+        ]
+        self._made: dict[int, Ask] = {}
+
+    def __iter__(self) -> Iterator[Ask]:
+        """Give all of them."""
+        return map(self.ask, range(len(self.codes)))
+
+    def ask(self, number: int) -> Ask:
+        """Give what the code of this number is of."""
+        if number not in self._made:
+            self._made[number] = self._make(number)
+        return self._made[number]
+
+    def _make(self, number: int) -> Ask:
+        code = self.codes[number]
+        if number < len(self._views):
+            view = self._views[number]
+            box = _box(view.rectangle, self._size)
+            return Ask(code, int.from_bytes(view.fine), view.name, box, mirrored=False)
+        number -= len(self._views)
+        if number < len(self._frames):
+            view = self._frames[number]
+            fine = int.from_bytes(view.fine) ^ _MIRROR_FINE
+            box = _mirrored(_box(view.rectangle, self._size))
+            return Ask(code, fine, view.name, box, mirrored=True)
+        rectangle, is_mirrored, degrees = asked_window(
+            number - len(self._frames), self._size, self._frame
         )
-        for view in picture.views
-    ]
-    mirrored = [
-        Ask(
-            ask.code ^ _MIRROR_CODE,
-            (ask.fine or 0) ^ _MIRROR_FINE,
-            ask.name,
-            _mirrored(ask.box),
-            mirrored=True,
-        )
-        for ask in found
-        if ask.name in _FRAMES
-    ]
-    codes = np.frombuffer(picture.asked, ">u8").tolist()
-    windows = [
-        Ask(
-            code,
-            None,
-            _ASKED,
-            _mirrored(_box(rectangle, size)) if is_mirrored else _box(rectangle, size),
-            is_mirrored,
-            degrees,
-        )
-        for code, (rectangle, is_mirrored, degrees) in zip(
-            codes, asked_windows(size, picture.frame), strict=False
-        )
-    ]
-    return found + mirrored + windows
+        box = _box(rectangle, self._size)
+        return Ask(code, None, _ASKED, _mirrored(box) if is_mirrored else box, is_mirrored, degrees)
 
 
 def decide(picture: Fingerprint, earlier: Fingerprint, settings: MatchSettings) -> Decision | None:
@@ -263,7 +272,7 @@ def meet(picture: Fingerprint, earlier: Fingerprint, radius: int) -> Meeting | N
 
 def asked_codes(picture: Fingerprint) -> list[bytes]:
     """The codes to search the index with, 8 bytes each, without repetition."""
-    return [code.to_bytes(CODE_SIDE) for code in dict.fromkeys(ask.code for ask in asks(picture))]
+    return [code.to_bytes(CODE_SIDE) for code in dict.fromkeys(Asks(picture).codes)]
 
 
 class _Asking:
@@ -271,8 +280,8 @@ class _Asking:
 
     def __init__(self, picture: Fingerprint) -> None:
         self.picture = picture
-        self.asks = asks(picture)
-        self.codes = np.array([ask.code for ask in self.asks], dtype=np.uint64)
+        self.asks = Asks(picture)
+        self.codes = np.array(self.asks.codes, dtype=np.uint64)
         self.sketch = _sketch(picture)
         self._details: dict[tuple[Box, bool], Grey] = {}
 
@@ -330,13 +339,13 @@ def _decide(asking: _Asking, earlier: Fingerprint, settings: MatchSettings) -> D
 
 def _meet(asking: _Asking, earlier: Fingerprint, radius: int) -> list[_Met]:
     """The pairs within the radius, the most telling first."""
-    if not asking.asks or not earlier.views:
+    if not asking.asks.codes or not earlier.views:
         return []
     codes = np.frombuffer(b"".join(view.code for view in earlier.views), ">u8")
     distances = np.bitwise_count(asking.codes[:, None] ^ codes.astype(np.uint64))
     met = []
     for row, column in zip(*np.nonzero(distances <= radius), strict=True):
-        ask, view = asking.asks[row], earlier.views[column]
+        ask, view = asking.asks.ask(row), earlier.views[column]
         fine_distance = None
         if ask.fine is not None:
             fine_distance = (ask.fine ^ int.from_bytes(view.fine)).bit_count()

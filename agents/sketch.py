@@ -18,7 +18,7 @@ other text over the picture in 99-100 % instead of 97 %, at 1 % of harmless copi
 import functools
 import math
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -256,14 +256,14 @@ def _windows(
         return None
     residual = np.sqrt(np.maximum(variance + other_variance - 2.0 * covariance, 0.0))
     correlations = covariance / scales
-    agreement = float(np.median(correlations[textured]))
+    agreement = _median(correlations[textured])
     across, down = (lefts + width / 2) / columns, (tops + height / 2) / rows
     for left, top, right, bottom in frames:
         framed = textured & np.outer(
             (top < down) & (down < bottom), (left < across) & (across < right)
         )
         if np.count_nonzero(framed) >= _LEAST_FRAMED_WINDOWS:
-            agreement = min(agreement, float(np.median(correlations[framed])))
+            agreement = min(agreement, _median(correlations[framed]))
     return _Windows(correlations[textured], agreement, float(residual.max()))
 
 
@@ -300,7 +300,9 @@ def _corrected(one: Grey, other: Grey, turned_degrees: float) -> tuple[Grey, Mas
             target, source = target - target.mean(), source - source.mean()
             gain = max(float(target @ source) / max(float(source @ source), 1e-6), 0.1)
             errors = target - gain * source
-            down_slope, right_slope = (slope.take(shared) for slope in np.gradient(moved))
+            down_slope, right_slope = (
+                slope.take(shared) for slope in (_slopes(moved), _slopes(moved.T).T)
+            )
             to_right, to_bottom = rightward.take(shared), downward.take(shared)
             slopes = gain * np.stack(
                 [
@@ -310,7 +312,7 @@ def _corrected(one: Grey, other: Grey, turned_degrees: float) -> tuple[Grey, Mas
                 ],
                 axis=-1,
             )
-            scale = 2.5 * float(np.median(np.abs(errors))) + 1e-3
+            scale = 2.5 * _median(np.abs(errors)) + 1e-3
             weighted = slopes / (1.0 + (errors / scale) ** 2)[:, None]
             damping = _DAMPING * len(errors) * np.eye(6)
             step = np.linalg.solve(slopes.T @ weighted + damping, weighted.T @ errors)
@@ -319,6 +321,23 @@ def _corrected(one: Grey, other: Grey, turned_degrees: float) -> tuple[Grey, Mas
                 break
     u, v, inside = moved_by(shift)
     return ndimage.map_coordinates(other, (v, u), order=1, mode="nearest"), inside
+
+
+def _median(values: NDArray[np.floating[Any]]) -> float:
+    """`np.median` of numbers, without what it does for other input: a third of its time."""
+    upper = len(values) // 2
+    if len(values) % 2:
+        return float(np.partition(values, upper)[upper])
+    middle = np.partition(values, (upper - 1, upper))[upper - 1 : upper + 1]
+    return float((middle[0] + middle[1]) / 2)
+
+
+def _slopes(values: Grey) -> Grey:
+    """`np.gradient` down the rows, in half of its time."""
+    slopes = np.empty_like(values)
+    slopes[1:-1] = (values[2:] - values[:-2]) / 2
+    slopes[0], slopes[-1] = values[1] - values[0], values[-1] - values[-2]
+    return slopes
 
 
 def _textured_outside(picture: Grey, box: Box) -> float:

@@ -135,13 +135,17 @@ def window(frame: Rectangle, cuts: Cuts) -> Rectangle:
     )
 
 
-def asked_windows(size: tuple[int, int], frame: Rectangle) -> list[Window]:
-    """What each of `asked_codes` is the code of, in its order; `size` is the picture's."""
-    windows = _windows(frame, ASKED)
+def asked_count(size: tuple[int, int], frame: Rectangle) -> int:
+    """How many codes a picture of this size asks with beside those of its views."""
+    return len(_plan(is_framed=frame != (0, 0, *size)))
+
+
+def asked_window(number: int, size: tuple[int, int], frame: Rectangle) -> Window:
+    """What the code of this number among `asked_codes` is the code of; `size` is the picture's."""
     whole = (0, 0, *size)
-    if frame != whole:
-        windows += _windows(whole, ASKED_BESIDE_A_FRAME)
-    return windows + [Window(window(frame, cuts), mirrored=True) for cuts in MIRRORED]
+    planned = _plan(is_framed=frame != whole)[number]
+    rectangle = window(whole if planned.of_whole else frame, planned.cuts)
+    return Window(rectangle, planned.mirrored, planned.turned_degrees)
 
 
 def asked_codes(luma: Image.Image, frame: Rectangle) -> bytes:
@@ -155,12 +159,25 @@ def asked_codes(luma: Image.Image, frame: Rectangle) -> bytes:
     return codes + _projection(MIRRORED).codes(mirrored)
 
 
-def _windows(frame: Rectangle, asked: tuple[Cuts, ...]) -> list[Window]:
-    plain = [Window(window(frame, cuts)) for cuts in asked]
-    return plain + [
-        Window(window(frame, (cut, cut, cut, cut)), turned_degrees=degrees)
-        for degrees, cut in TURNED.items()
-    ]
+class _Planned(NamedTuple):
+    cuts: Cuts
+    of_whole: bool = False
+    mirrored: bool = False
+    turned_degrees: float = 0.0
+
+
+@functools.cache
+def _plan(*, is_framed: bool) -> tuple[_Planned, ...]:
+    """What each asked code is of, in the order of `asked_codes`."""
+    asked = [(ASKED, False), *([(ASKED_BESIDE_A_FRAME, True)] if is_framed else [])]
+    planned: list[_Planned] = []
+    for plain, of_whole in asked:
+        planned += [_Planned(cuts, of_whole) for cuts in plain]
+        planned += [
+            _Planned((cut, cut, cut, cut), of_whole, turned_degrees=degrees)
+            for degrees, cut in TURNED.items()
+        ]
+    return (*planned, *(_Planned(cuts, mirrored=True) for cuts in MIRRORED))
 
 
 def _codes(small: Image.Image, aspect: float, asked: tuple[Cuts, ...]) -> bytes:

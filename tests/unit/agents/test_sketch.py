@@ -1,5 +1,7 @@
 """Sketches laid over each other."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -9,6 +11,8 @@ from agents.sketch import (
     WHOLE_BOX,
     Comparison,
     Grey,
+    _median,
+    _slopes,
     compare,
     grey,
     sketch,
@@ -97,3 +101,18 @@ def test_nothing_to_compare() -> None:
     assert compare(flat, flat, WHOLE_BOX, WHOLE_BOX) is None
     coffee = sketched(shipped("coffee"))
     assert compare(coffee, coffee, (0.0, 0.0, 0.1, 0.1), (0.9, 0.9, 1.0, 1.0)) is None
+
+
+@pytest.mark.parametrize("number_type", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(2, 2), (9, 9), (48, 64), (64, 33)])
+def test_median_and_slopes_are_those_of_numpy(
+    shape: tuple[int, int], number_type: type[np.floating[Any]]
+) -> None:
+    """To the last bit: outcomes must not depend on how fast they are made."""
+    values = np.random.default_rng(shape).normal(size=shape).astype(number_type)
+    for count in range(1, values.size, 7):
+        assert _median(values.ravel()[:count]) == np.median(values.ravel()[:count])
+    down, right = np.gradient(values)
+    assert np.array_equal(_slopes(values), down)
+    assert np.array_equal(_slopes(values.T).T, right)
+    assert _slopes(values).dtype == down.dtype
