@@ -95,11 +95,12 @@ def seed_from_environment() -> int:
 class Worker:
     """One process of ours: a hasher or a matcher, started again as often as it takes."""
 
-    def __init__(self, role: Role, name: str, environment: Mapping[str, str], log: Path) -> None:
-        """Start nothing yet."""
+    def __init__(
+        self, role: Role, name: str, environment: Mapping[str, str], log: Path, *, port: int
+    ) -> None:
+        """Start nothing yet; it will answer at `port` how it does."""
         self.role = role
         self.name = name
-        port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         self.environment = {**environment, "CHECK_DEDUP_METRICS_PORT": str(port)}
         self.log = log
@@ -309,7 +310,8 @@ class System:
         self.test = ""
         self.chance = random.Random(seed)
         self.timeline = Timeline()
-        port, *proxy_ports = (free_port() for _ in range(1 + len(PROXIED)))
+        self._ports: set[int] = set()
+        port, *proxy_ports = (self.unused_port() for _ in range(1 + len(PROXIED)))
         self._proxied = dict(zip(PROXIED, proxy_ports, strict=True))
         # A client that comes by one of these listeners is told to go through its proxy. By name,
         # because the broker reads back the addresses that it listens on.
@@ -389,9 +391,22 @@ class System:
         environment = self._environment(name) | {
             "KAFKA_BOOTSTRAP_SERVERS": f"127.0.0.1:{proxy.port}"
         }
-        self.workers[name] = Worker(role, name, environment, self.directory / f"{name}.log")
-        self.workers[name].start()
-        return self.workers[name]
+        return self.start(role, name, environment)
+
+    def start(self, role: Role, name: str, environment: Mapping[str, str]) -> Worker:
+        """Start a process, which is looked after from now on."""
+        log = self.directory / f"{name}.log"
+        worker = Worker(role, name, environment, log, port=self.unused_port())
+        self.workers[name] = worker
+        worker.start()
+        return worker
+
+    def unused_port(self) -> int:
+        """Give a port that nobody has, nor will have who is not there yet."""
+        while (port := free_port()) in self._ports:
+            pass
+        self._ports.add(port)
+        return port
 
     def __exit__(
         self,

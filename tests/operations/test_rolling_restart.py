@@ -78,10 +78,8 @@ def replace_hasher(system: System, old: Worker) -> None:
     number = len(system.of("hasher"))
     name = f"hasher-{number}"
     environment = dict(old.environment) | {"CHECK_DEDUP_INSTANCE_ID": name}
-    new = Worker("hasher", name, environment, system.directory / f"{name}.log")
     system.timeline.add(f"{name} instead of {old.name}")
-    system.workers[name] = new
-    new.start()
+    new = system.start("hasher", name, environment)
     system.await_true(f"{name} is ready", new.is_ready)
     system.pause(READY_SECONDS)
     code = old.terminate()
