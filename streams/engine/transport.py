@@ -12,8 +12,9 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
+from functools import partial
 from typing import Any, ClassVar, cast
 
 import aiokafka
@@ -59,6 +60,24 @@ class WatermarkConsumer(driver.Consumer):
         """Begin with nothing committed."""
         super().__init__(*args, **kwargs)
         self._reached: dict[TP, tuple[int | None, int]] = {}
+        self.callback = partial(self._hand_over, self.callback)
+
+    async def _hand_over(
+        self,
+        deliver: Callable[[faust.types.Message], Awaitable[None]],
+        message: faust.types.Message,
+    ) -> None:
+        """Deliver an event; drop it where Faust knows no agent for its partition, and would crash.
+
+        So it is for a moment where the group forms anew twice in a row: fetching is resumed for
+        the first assignment while the second is taken up. The feed misses what is dropped.
+        """
+        try:
+            await deliver(message)
+        except KeyError as error:
+            if error.args != (message.tp,):
+                raise
+            logger.info("%s[%d] %d: came before its partition", *message.tp, message.offset)
 
     async def force_commit(
         self,
