@@ -115,6 +115,13 @@ class System:
         """Ask for what is committed."""
         return committed(self.stack.settings, group, topic, 0)
 
+    def await_all_committed(self) -> int:
+        """Wait until all of `image-ingested` is; give its end."""
+        with closing(LogReader(self.stack.settings, IMAGE_INGESTED)) as reader:
+            _, end = reader.watermarks(0)
+        self.await_true(lambda: (found := self.committed()) is not None and found.offset == end)
+        return end
+
     def commit(self, group: str, topic: str, offset: int) -> None:
         """Commit for a group without members, as an operator does."""
 
@@ -216,9 +223,7 @@ def test_transaction_markers_are_no_events(system: System) -> None:
     producer.produce(IMAGE_INGESTED, encode_json(event), event.image_id.encode())
     producer.commit_transaction(ANSWER_SECONDS)
     system.await_ended(event.image_id)
-    with closing(LogReader(system.stack.settings, IMAGE_INGESTED)) as reader:
-        _, end = reader.watermarks(0)
-    system.await_true(lambda: (found := system.committed()) is not None and found.offset == end)
+    system.await_all_committed()
 
 
 def test_a_topic_that_is_made_anew_under_a_running_hasher(system: System) -> None:
@@ -349,9 +354,7 @@ def test_events_that_were_cut_off_and_came_again(
         system.await_ended(*system.publish(photograph_file(seed)))
     process = system.hasher.process()
     assert process is not None
-    with closing(LogReader(system.stack.settings, IMAGE_INGESTED)) as reader:
-        _, end = reader.watermarks(0)
-    system.await_true(lambda: (found := system.committed()) is not None and found.offset == end)
+    end = system.await_all_committed()
     if is_running:
         process.suspend()
     else:
