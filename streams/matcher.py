@@ -35,7 +35,8 @@ from streams.delivery import (
     commit_group,
     nothing_to_apply,
 )
-from streams.engine.feed import Feed, Log, Stretch
+from streams.engine.asking import Log
+from streams.engine.feed import Feed, Stretch
 from streams.engine.process import require_topics
 from streams.engine.transport import build_app
 from streams.engine.worker import add_agent, run, watched

@@ -9,25 +9,25 @@ Where the log is not what it was, that is named and never guessed over. Of a top
 is gone past the place where we read, and of one that was made anew, it is told (`Stretch.lost`),
 and reading goes on at the beginning that there is. `index-log`, of which every record counts, stops
 the process instead, as does any log that ends before what was read of it, or holds other records
-there.
+there (`streams.engine.same_log`).
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, ParamSpec, Protocol, TypeVar, get_args
+from typing import Any, Literal, get_args
 
 import faust
 
-from schemas.topics import INDEX_LOG, MEBIBYTE
+from schemas.topics import INDEX_LOG
 from streams.delivery import TopicPartition
+from streams.engine.asking import PIECE_BYTES, Log, ask, read_piece
+from streams.engine.same_log import SameLog
 from streams.engine.transport import App
 from streams.entry import LogEntry, Mark
 from streams.errors import CorruptStateError, MisconfiguredError, RetryableError
-from streams.kafka.client import Committed, TopicIdentity
 from streams.kafka.topics import EXPIRING_TOPICS
 
 logger = logging.getLogger(__name__)
@@ -35,18 +35,12 @@ logger = logging.getLogger(__name__)
 # Faust hands over one event per turn of the loop; waiting this long for the next one makes
 # groups, and ten times the throughput (200 to 2,500 events a second on one core).
 _GATHER_SECONDS = 0.003
-# Events may hold whole pictures; a stretch of them is in memory until all have entered a window.
-_GATHER_BYTES = 4 * MEBIBYTE
 # How often a partition without events is compared with its end in the log.
 _IDLE_SECONDS = 5.0
-_ASK_AGAIN_SECONDS = 1.0
 
 Loss = Literal["expired", "made_anew"]
 """Why records are not there to be read: deleted before they were, or with their whole topic."""
 LOSSES: tuple[Loss, ...] = get_args(Loss)
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,36 +65,8 @@ class _Position:
     start: int
     expected: int
     moved_at: float
-    epoch: int | None
-    """How often the partition had got a leader when all that was read was last found in its log."""
     is_beyond: bool = False
     """Whether the log ended before `expected` when it was last asked."""
-
-
-class Log(Protocol):
-    """What a feed asks of its topic; `streams.kafka.log.LogReader` is one."""
-
-    def watermarks(self, partition: int, timeout_seconds: float = 10.0, /) -> tuple[int, int]:
-        """Give a partition's first offset and the one after its last."""
-        ...
-
-    def committed(self, group: str, partition: int, /) -> Committed | None:
-        """Give what a group has committed."""
-        ...
-
-    def identity(self) -> TopicIdentity:
-        """Give what the topic is."""
-        ...
-
-    def leader_epochs(self, partitions: Iterable[int], /) -> dict[int, int]:
-        """Give how often each partition has got a leader; without those that get no answer."""
-        ...
-
-    def read_range(
-        self, partition: int, low: int, high: int, /, *, headers: bool
-    ) -> Generator[list[LogEntry]]:
-        """Read all records in [low, high)."""
-        ...
 
 
 class Feed:
@@ -126,8 +92,7 @@ class Feed:
         # Asks for the ends of partitions that were silent: by partition what was expected then, and
         # the end.
         self._looking: asyncio.Future[dict[TopicPartition, tuple[int, int]]] | None = None
-        # What the topic was in our assignments, the last one last.
-        self._identities: list[TopicIdentity] = []
+        self._same = SameLog(app, topic, log)
         app.on_partitions_assigned.connect(self._on_assigned)
 
     async def stretches(self, stream: faust.Stream[Any]) -> AsyncIterator[Stretch]:
@@ -138,7 +103,7 @@ class Feed:
             CorruptStateError: the log ends before what is committed or was read, or holds other
                 records there; or records of `index-log` are gone.
         """
-        watching = asyncio.ensure_future(self._watch())
+        watching = asyncio.ensure_future(self._same.watch())
         stopping = asyncio.ensure_future(self._app.stop_asked.wait())
         try:
             async for stretch in self._stretches(stream, watching, stopping):
@@ -169,9 +134,7 @@ class Feed:
             if watching.done():
                 watching.result()
             self._assigned.clear()
-            while (
-                upcoming.done() and len(messages) < self._gather and gathered_bytes < _GATHER_BYTES
-            ):
+            while upcoming.done() and len(messages) < self._gather and gathered_bytes < PIECE_BYTES:
                 try:
                     event = upcoming.result()
                 except StopAsyncIteration:  # the stream is stopping
@@ -221,11 +184,12 @@ class Feed:
 
     async def before(self, partition: TopicPartition, offset: int, most: int) -> list[LogEntry]:
         """Read the records before an offset, at most so many and as far as they still exist."""
-        low, _ = await self._ask(self._log.watermarks, partition.partition)
+        number = partition.partition
+        low, _ = await ask(self._log.watermarks, number)
         entries: list[LogEntry] = []
         position = max(low, offset - most)
         while position < offset:
-            read, position = await self._ask(self._read, partition, position, offset)
+            read, position = await read_piece(self._log, number, position, offset)
             entries += read
         return entries
 
@@ -239,10 +203,10 @@ class Feed:
         wanted = set(offsets)
         entries: list[LogEntry] = []
         size_bytes = 0
-        position, stop = offsets[0], offsets[-1] + 1
-        while position < stop and size_bytes < _GATHER_BYTES:
-            low, _ = await self._ask(self._log.watermarks, partition.partition)
-            read, position = await self._ask(self._read, partition, max(low, position), stop)
+        number, position, stop = partition.partition, offsets[0], offsets[-1] + 1
+        while position < stop and size_bytes < PIECE_BYTES:
+            low, _ = await ask(self._log.watermarks, number)
+            read, position = await read_piece(self._log, number, max(low, position), stop)
             found = [entry for entry in read if entry.offset in wanted]
             size_bytes += sum(len(entry.value or b"") for entry in found)
             entries += found
@@ -268,6 +232,7 @@ class Feed:
         mine = self.owned()
         for partition in self._positions.keys() - mine:
             del self._positions[partition]
+            self._same.end(partition)
         fresh = [
             partition
             for partition in sorted(mine)
@@ -275,17 +240,14 @@ class Feed:
         ]
         if not fresh:
             return
-        identity = await self._ask(self._log.identity)
-        if identity not in self._identities[-1:]:
-            self._identities.append(identity)
-        epochs = await self._epochs(fresh)
+        topic_id = await self._same.identify()
+        epochs = await self._same.epochs(fresh)
         for partition in fresh:
             generation = self._app.consumer_generation_id
-            start, last, lost = await self._start(partition, identity.topic_id)
-            self._app.identities[self._topic] = identity.topic_id
-            self._app.marks.begin(partition, last)
-            epoch = epochs.get(partition.partition)
-            position = _Position(assignment, generation, start, start, self._clock(), epoch)
+            start, last, lost = await self._start(partition, topic_id)
+            self._app.identities[self._topic] = topic_id
+            self._same.begin(partition, start, last, epochs.get(partition.partition))
+            position = _Position(assignment, generation, start, start, self._clock())
             self._positions[partition] = position
             if lost is not None:
                 await self._app.seek(partition, start)
@@ -298,13 +260,11 @@ class Feed:
     ) -> tuple[int, Mark | None, Loss | None]:
         """Say where to begin, which record was read last there, and what was lost before that."""
         group = self._app.conf.id
-        committed = await self._ask(self._log.committed, group, partition.partition)
-        low, high = await self._ask(self._log.watermarks, partition.partition)
+        committed = await ask(self._log.committed, group, partition.partition)
+        low, high = await ask(self._log.watermarks, partition.partition)
         place = f"group {group} has for {partition.topic} partition {partition.partition}"
-        if committed is not None:
-            earlier = committed.topic_id
-        else:  # Kafka deletes with a topic what was committed on it
-            earlier = self._identities[-2].topic_id if len(self._identities) > 1 else None
+        # Kafka deletes with a topic what was committed on it.
+        earlier = self._same.earlier_id if committed is None else committed.topic_id
         if earlier is not None and earlier != topic_id:
             logger.critical(
                 "%s: its topic was deleted and made anew, from id %s to %s; what was not read of "
@@ -329,7 +289,7 @@ class Feed:
             return low, None, self._expired(partition, committed.offset, low)
         # An index finds out itself, and knows from where on.
         if committed.last is not None and self._topic != INDEX_LOG:
-            await self._require_as_read(partition, [committed.last], low)
+            await self._same.require_as_read(partition, [committed.last], low)
         return committed.offset, committed.last, None
 
     def _expired(self, partition: TopicPartition, expected: int, low: int) -> Loss | None:
@@ -341,103 +301,6 @@ class Feed:
             raise CorruptStateError(f"{what}; restore the log: no index can be made without them")
         logger.critical("%s; %d records are lost", what, low - expected)
         return "expired"
-
-    async def _watch(self) -> None:
-        """Notice that the log is another one, which neither offsets nor events need show.
-
-        Where its topic was made anew the group forms anew, so that all that is known of the old
-        one is dropped.
-
-        Raises:
-            MisconfiguredError: the topic has another number of partitions.
-            CorruptStateError: `index-log` was made anew, or the log holds other records than were
-                read.
-        """
-        while True:
-            await asyncio.sleep(_IDLE_SECONDS)
-            if not self._identities:
-                continue
-            known = self._identities[-1]
-            try:
-                identity = await self._ask(self._log.identity)
-            except MisconfiguredError as error:
-                logger.critical("%s cannot be read: %s", self._topic, error)
-                continue
-            if identity not in (known, self._identities[-1]):
-                await self._leave(known, identity)
-            else:
-                await self._check_records()
-
-    async def _leave(self, known: TopicIdentity, identity: TopicIdentity) -> None:
-        if identity.partitions != known.partitions:
-            raise MisconfiguredError(
-                f"{self._topic}: has {identity.partitions} partitions, had {known.partitions}: "
-                "workspaces and image ids would be on other partitions than before; see "
-                "check-dedup topics check"
-            )
-        what = (
-            f"{self._topic} was deleted and made anew, from id {known.topic_id} to "
-            f"{identity.topic_id}"
-        )
-        if self._topic == INDEX_LOG:
-            raise CorruptStateError(
-                f"{what}: this index is of the old one, and may be all that is left of it. "
-                "Keep a copy of the data directory; the next start makes another index"
-            )
-        logger.critical("%s; reading it from its beginning", what)
-        await self._app.rejoin()
-
-    async def _check_records(self) -> None:
-        """Stop where a partition has got a leader whose log is not what was read.
-
-        Only then can a log lose its end; most often it has lost nothing.
-        """
-        standing = {at: (position, position.expected) for at, position in self._positions.items()}
-        if not standing:
-            return
-        epochs = await self._epochs(standing)
-        for partition, (position, upto) in standing.items():
-            epoch = epochs.get(partition.partition)
-            if epoch is None:
-                continue
-            if epoch != position.epoch:
-                low, high = await self._ask(self._log.watermarks, partition.partition)
-                if high < upto:  # `_check_end` sees to it
-                    continue
-                marks = self._app.marks.below(partition, upto)
-                await self._require_as_read(partition, marks, low)
-                position.epoch = epoch
-            if self._positions.get(partition) is position:
-                _, reached = self._app.watermarks.reached(partition) or (0, position.start)
-                self._app.marks.forget(partition, min(reached, upto))
-
-    async def _epochs(self, partitions: Iterable[TopicPartition]) -> dict[int, int]:
-        numbers = [partition.partition for partition in partitions]
-        return await asyncio.to_thread(self._log.leader_epochs, numbers)
-
-    async def _require_as_read(
-        self, partition: TopicPartition, marks: Sequence[Mark], low: int
-    ) -> None:
-        """Compare records that were read with those in the log, which begins at `low`.
-
-        Raises:
-            CorruptStateError: there are others.
-        """
-        known = dict(mark for mark in marks if mark.offset >= low)
-        place, stop = min(known, default=0), max(known, default=-1) + 1
-        while place < stop:
-            entries, place = await self._ask(self._read, partition, place, stop)
-            for entry in entries:
-                if known.get(entry.offset, entry.mark.checksum) == entry.mark.checksum:
-                    continue
-                if self._identities[-1] != await self._ask(self._log.identity):
-                    return
-                index = " and delete its index" if self._topic == INDEX_LOG else ""
-                raise CorruptStateError(
-                    f"{partition}: offset {entry.offset} is another record than was read there: "
-                    "it was truncated and has grown again; reset the group's offset to where that "
-                    f"began, at most {entry.offset}{index}"
-                )
 
     async def _joined(
         self, partition: TopicPartition, messages: Sequence[Any]
@@ -515,7 +378,7 @@ class Feed:
         was_beyond, position.is_beyond = position.is_beyond, high < position.expected
         if not (was_beyond and position.is_beyond):
             return
-        if await self._ask(self._log.identity) == self._identities[-1]:
+        if await self._same.is_same_topic():
             raise CorruptStateError(
                 f"{partition}: was read up to {position.expected}, and ends at {high} now: it was "
                 "truncated; reset the group's offsets when you know to where"
@@ -525,13 +388,15 @@ class Feed:
         """Read from the expected offset up to `stop`, a bounded piece at a time."""
         position = self._positions[partition]
         while position.expected < stop:
-            low, _ = await self._ask(self._log.watermarks, partition.partition)
+            low, _ = await ask(self._log.watermarks, partition.partition)
             if low > position.expected:
                 lost = self._expired(partition, position.expected, low)
                 position.expected = low
                 yield Stretch(partition, position.assignment, low, (), low, lost)
                 continue
-            entries, upto = await self._ask(self._read, partition, position.expected, stop)
+            entries, upto = await read_piece(
+                self._log, partition.partition, position.expected, stop
+            )
             yield self._stretch(partition, entries, upto)
 
     def _stretch(self, partition: TopicPartition, entries: list[LogEntry], stop: int) -> Stretch:
@@ -539,28 +404,6 @@ class Feed:
         start, position.expected = position.expected, stop
         self._app.marks.read(partition, entries)
         return Stretch(partition, position.assignment, start, entries, stop)
-
-    def _read(self, partition: TopicPartition, low: int, high: int) -> tuple[list[LogEntry], int]:
-        """Read from `low` on; give what was read, and the offset that it reaches."""
-        found: list[LogEntry] = []
-        size_bytes = 0
-        with closing(self._log.read_range(partition.partition, low, high, headers=True)) as batches:
-            for batch in batches:
-                for entry in batch:
-                    found.append(entry)
-                    size_bytes += len(entry.value or b"")
-                    if size_bytes >= _GATHER_BYTES:
-                        return found, entry.offset + 1
-        return found, high
-
-    async def _ask(self, question: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Ask the broker, and again for as long as it does not answer."""
-        while True:
-            try:
-                return await asyncio.to_thread(question, *args, **kwargs)
-            except RetryableError as error:
-                logger.warning("asking again: %s", error)
-                await asyncio.sleep(_ASK_AGAIN_SECONDS)
 
 
 def _by_partition(messages: Iterable[Any]) -> dict[TopicPartition, list[Any]]:

@@ -47,6 +47,12 @@ class Marks:
             place = bisect_left(marks, offset, key=_offset)
             return marks[place - 1] if place else None
 
+    def end(self, partition: TopicPartition, start: int) -> int:
+        """Give the offset after the last record that was read; `start` where none was."""
+        with self._lock:
+            marks = self._marks[partition]
+            return max(start, marks[-1].offset + 1) if marks else start
+
     def below(self, partition: TopicPartition, offset: int) -> list[Mark]:
         """Give all that is remembered below an offset."""
         with self._lock:

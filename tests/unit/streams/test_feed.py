@@ -11,6 +11,7 @@ import pytest
 
 from schemas.topics import IMAGE_INGESTED, MATCH_ASKED
 from streams.delivery import TopicPartition, Watermarks
+from streams.engine import asking, same_log
 from streams.engine import feed as feed_module
 from streams.engine.feed import Feed, Stretch
 from streams.engine.marks import Marks
@@ -220,6 +221,12 @@ class World:
         self.app.assignment = None
 
 
+def look_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have what is looked at every few seconds looked at at once."""
+    monkeypatch.setattr(feed_module, "_IDLE_SECONDS", 0.02)
+    monkeypatch.setattr(same_log, "_LOOK_SECONDS", 0.02)
+
+
 def offsets(stretch: Stretch) -> list[int]:
     """Name what a stretch holds; it must be as logged, whichever way it came."""
     assert list(stretch.entries) == [entry(each.offset) for each in stretch.entries]
@@ -327,7 +334,7 @@ async def test_nothing_is_given_between_two_assignments(monkeypatch: pytest.Monk
 
 async def test_a_large_hole_is_read_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
     """Events may hold whole pictures; not all of a hole is in memory at once."""
-    monkeypatch.setattr(feed_module, "_GATHER_BYTES", 4)
+    monkeypatch.setattr(asking, "PIECE_BYTES", 4)
     world = World(Log())
     await world.begin()
     world.stream.deliver(5)
@@ -347,7 +354,7 @@ async def test_a_broker_that_does_not_answer_is_asked_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A broker that restarts must not end the process."""
-    monkeypatch.setattr(feed_module, "_ASK_AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(asking, "_ASK_AGAIN_SECONDS", 0.01)
     assert (await World(Log(failures=3)).begin()).start == 0
 
 
@@ -436,7 +443,7 @@ async def test_a_topic_that_is_made_anew_under_a_running_feed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The group forms anew; without a committed offset, which went with the topic, it begins."""
-    monkeypatch.setattr(feed_module, "_IDLE_SECONDS", 0.02)
+    look_often(monkeypatch)
     world = World(Log(end=3), IMAGE_INGESTED)
     await world.begin()
     assert offsets(await world.next()) == [0, 1, 2]
@@ -453,7 +460,7 @@ async def test_a_topic_that_is_made_anew_under_a_running_feed(
 
 async def test_an_index_log_that_is_made_anew_stops(monkeypatch: pytest.MonkeyPatch) -> None:
     """The index on disk may be all that is left of the old one."""
-    monkeypatch.setattr(feed_module, "_IDLE_SECONDS", 0.02)
+    look_often(monkeypatch)
     world = World(Log(end=0))
     await world.begin()
     world.log.topic_id = "id-2"
@@ -463,7 +470,7 @@ async def test_an_index_log_that_is_made_anew_stops(monkeypatch: pytest.MonkeyPa
 
 async def test_partitions_that_are_added_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keys are on other partitions from then on."""
-    monkeypatch.setattr(feed_module, "_IDLE_SECONDS", 0.02)
+    look_often(monkeypatch)
     world = World(Log(end=0), IMAGE_INGESTED)
     await world.begin()
     world.log.partitions = 2
@@ -475,7 +482,7 @@ async def test_a_log_that_ends_before_what_was_read_stops(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It was truncated: what comes next would have offsets that were seen already."""
-    monkeypatch.setattr(feed_module, "_IDLE_SECONDS", 0.02)
+    look_often(monkeypatch)
     world = World(Log(end=3), IMAGE_INGESTED)
     await world.begin()
     await world.next()
@@ -524,7 +531,7 @@ async def test_a_log_that_has_grown_past_what_was_read_stops(
     topic: str, repair: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where what was read since is in it: the records before that were not read."""
-    monkeypatch.setattr(feed_module, "_IDLE_SECONDS", 0.02)
+    look_often(monkeypatch)
     world = World(Log(end=6), topic)
     await world.begin()
     assert offsets(await world.next()) == [0, 1, 2, 3, 4, 5]
@@ -542,7 +549,7 @@ async def test_a_new_leader_with_the_same_log_is_nothing() -> None:
     world.app.watermarks.advance(world.partition, 1, 4)
     for epochs in ({0: 5}, {}, {0: 6}, {0: 6}):
         world.log.epochs = epochs
-        await world.feed._check_records()
+        await world.feed._same.check_records()
     assert world.log.reads == [(0, 6), (3, 6)]
     assert world.app.marks.before(world.partition, 4) == entry(3).mark
     assert world.app.marks.before(world.partition, 3) is None
@@ -555,17 +562,17 @@ async def test_a_new_leader_whose_end_is_not_known_yet() -> None:
     world.stream.deliver(0, 1, 2, topic=IMAGE_INGESTED)
     await world.next()
     world.log.epochs, world.log.end, world.log.anew_from = {0: 5}, 2, 2
-    await world.feed._check_records()
+    await world.feed._same.check_records()
     world.log.end = 3
     with pytest.raises(CorruptStateError, match="offset 2 is another record"):
-        await world.feed._check_records()
+        await world.feed._same.check_records()
 
 
 async def test_a_broker_that_does_not_tell_an_end_holds_up_no_event(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Nor is it a truncated log where the end that it tells at last was passed meanwhile."""
-    monkeypatch.setattr(feed_module, "_IDLE_SECONDS", 0.02)
+    look_often(monkeypatch)
     world = World(Log(end=0, is_slow=True), IMAGE_INGESTED)
     world.log.told.set()
     await world.begin()
@@ -600,7 +607,8 @@ async def test_records_are_read_again_as_far_as_they_exist(
     assert await world.feed.again(PARTITION, [2, 3]) == ([], 4)
     assert ([each.offset for each in (await world.feed.again(PARTITION, [2, 7]))[0]]) == [7]
     world.log.start = 0
-    monkeypatch.setattr(feed_module, "_GATHER_BYTES", 4)
+    monkeypatch.setattr(feed_module, "PIECE_BYTES", 4)
+    monkeypatch.setattr(asking, "PIECE_BYTES", 4)
     entries, reached = await world.feed.again(PARTITION, [1, 2, 3, 4])
     assert ([each.offset for each in entries], reached) == ([1, 2], 3)
 
