@@ -42,6 +42,7 @@ from streams.engine.transport import build_app
 from streams.engine.worker import add_agent, run, watched
 from streams.entry import LogEntry
 from streams.errors import CorruptStateError, RetryableError
+from streams.heap import give_back
 from streams.index.applying import applied
 from streams.index.partition import Arrival, PartitionIndex
 from streams.index.store import Row
@@ -327,8 +328,11 @@ class Matcher:
         self._thread.shutdown()
 
     async def _close_all_but(self, owned: set[int]) -> None:
-        for partition in self._indexes.keys() - owned:
+        left = self._indexes.keys() - owned
+        for partition in left:
             await self._in_thread(self._indexes.pop(partition).close)
+        if left:
+            await self._in_thread(give_back)
 
     def _paced(self, match: Callable[[], Group], records: int) -> Group:
         """Match, and let the next group be one that takes a second, at most twice this one."""
@@ -399,6 +403,7 @@ class Matcher:
                 logger.info("%s: rebuilt up to %d of %d", partition, index.next_offset, upto)
         seconds = time.monotonic() - began
         logger.info("%s: rebuilt %d to %d in %.2f s", partition, start, upto, seconds)
+        give_back()
 
     async def _index(self, partition: int) -> PartitionIndex:
         index = self._indexes.get(partition)

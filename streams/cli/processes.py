@@ -1,8 +1,13 @@
 """The long-running processes."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import typer
 
 from streams.cli.session import session
+from streams.heap import share_heaps
+from streams.settings import Settings
 
 
 def add_to(app: typer.Typer) -> None:
@@ -11,9 +16,17 @@ def add_to(app: typer.Typer) -> None:
         app.command()(command)
 
 
+@contextmanager
+def _process() -> Iterator[Settings]:
+    # First of all: a thread that has begun has its heap already.
+    share_heaps()
+    with session(logs=True) as settings:
+        yield settings
+
+
 def hasher() -> None:
     """Run a hasher: fetch and hash pictures, append them to index-log. Any number may run."""
-    with session(logs=True) as settings:
+    with _process() as settings:
         from streams.hasher import run_hasher
 
         run_hasher(settings)
@@ -21,7 +34,7 @@ def hasher() -> None:
 
 def matcher() -> None:
     """Run a matcher: answer each picture of index-log from an index on local disk."""
-    with session(logs=True) as settings:
+    with _process() as settings:
         from streams.matcher import run_matcher
 
         run_matcher(settings)
@@ -29,7 +42,7 @@ def matcher() -> None:
 
 def api() -> None:
     """Run an API server: POST /v1/match/ over HTTP. Any number may run."""
-    with session(logs=True) as settings:
+    with _process() as settings:
         from streams.api.server import run_api
 
         run_api(settings)
@@ -37,7 +50,7 @@ def api() -> None:
 
 def canary() -> None:
     """Run a canary: a synthetic picture and its copy go the whole way, every few minutes."""
-    with session(logs=True) as settings:
+    with _process() as settings:
         from streams.canary import run_canary
 
         run_canary(settings)

@@ -10,7 +10,14 @@ from pathlib import Path
 
 LAYERS = (
     {"schemas"},
-    {"streams.errors", "streams.entry", "streams.circuit", "streams.parking", "streams.probes"},
+    {
+        "streams.errors",
+        "streams.entry",
+        "streams.circuit",
+        "streams.heap",
+        "streams.parking",
+        "streams.probes",
+    },
     {"agents", "streams.settings", "streams.failpoints", "streams.log_fields"},
     {"streams.delivery", "streams.decoding", "streams.fetching", "streams.index"},
     {"streams.kafka"},
