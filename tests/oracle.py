@@ -13,13 +13,14 @@ The rules, for every picture (workspace, image id) that was published:
 - what a group has committed is done, and so will never be needed again.
 """
 
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
-from itertools import zip_longest
+from itertools import starmap, zip_longest
 from operator import itemgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -43,6 +44,7 @@ from schemas.codec import (
 )
 from schemas.reasons import Reason, Rejection
 from schemas.records import (
+    Fingerprint,
     Hashed,
     ImageIngested,
     ImageMatched,
@@ -62,6 +64,7 @@ from schemas.topics import (
     dead_letter_topic_name,
 )
 from streams.entry import LogEntry
+from streams.evaluation.cost import bare_pool
 from streams.index.partition import PartitionIndex
 from streams.kafka.client import committed_offset
 from streams.kafka.log import LogReader
@@ -82,6 +85,8 @@ Kind = Literal[
 SOURCES: Final = {IMAGE_INGESTED: decode_image_ingested, IMAGE_REMOVED: decode_image_removed}
 # More of the same kind are counted, not printed.
 PRINTED_PER_KIND: Final = 10
+# Log records: fewer are decided sooner than a process starts.
+WORTH_PROCESSES: Final = 5_000
 
 
 class Picture(NamedTuple):
@@ -333,14 +338,14 @@ class _Verification:
                 self.violated("lost", f"{picture} has neither an outcome nor a dead letter")
 
     def check_brute_force(self) -> None:
-        for partition in range(self.history.partitions):
-            walk = Walk(partition)
-            for place, entry in self.history.of(INDEX_LOG):
-                if place.partition == partition and place in self.log:
-                    walk.step(entry, self.log[place])
-            for complaint in walk.complaints:
+        entries: dict[int, list[LogEntry]] = {at: [] for at in range(self.history.partitions)}
+        for place, entry in self.history.of(INDEX_LOG):
+            if place in self.log:
+                entries[place.partition].append(entry)
+        for complaints, outcomes in _walked(entries):
+            for complaint in complaints:
                 self.violated("log", complaint)
-            for picture, (expected, headers) in walk.outcomes.items():
+            for picture, (expected, headers) in outcomes.items():
                 found = self.first_outcomes.get(picture)
                 if found is None:
                     self.violated("lost", f"{picture} is in the log, but has no outcome")
@@ -454,6 +459,26 @@ def _rows(codes: Sequence[bytes]) -> NDArray[np.uint8]:
     return np.frombuffer(b"".join(codes), np.uint8).reshape(len(codes), -1)
 
 
+Outcomes = dict[Picture, tuple[ImageMatched, Sequence[tuple[str, bytes]]]]
+Walked = tuple[list[str], Outcomes]
+
+
+def _walked(entries: Mapping[int, Sequence[LogEntry]]) -> list[Walked]:
+    """Walk every partition; those of a long history side by side."""
+    if sum(map(len, entries.values())) < WORTH_PROCESSES:
+        return list(starmap(walk_partition, entries.items()))
+    with bare_pool(os.cpu_count() or 1) as pool:
+        return pool.starmap(walk_partition, entries.items(), chunksize=1)
+
+
+def walk_partition(partition: int, entries: Iterable[LogEntry]) -> Walked:
+    """Give what brute force says of a partition: complaints, and its outcomes as they must be."""
+    walk = Walk(partition)
+    for entry in entries:
+        walk.step(entry, decode_log(entry.value or b""))
+    return walk.complaints, walk.outcomes
+
+
 @dataclass(slots=True)
 class Walk:
     """Brute force: one partition of the log, record by record, as the design's words say it."""
@@ -461,9 +486,7 @@ class Walk:
     partition: int
     settings: MatchSettings | None = None
     pictures: dict[str, Pictures] = field(default_factory=lambda: defaultdict(Pictures))
-    outcomes: dict[Picture, tuple[ImageMatched, Sequence[tuple[str, bytes]]]] = field(
-        default_factory=dict
-    )
+    outcomes: Outcomes = field(default_factory=dict)
     marks: set[Picture] = field(default_factory=set)
     complaints: list[str] = field(default_factory=list)
 
@@ -526,11 +549,15 @@ class Walk:
     def related(self, record: Hashed, settings: MatchSettings) -> list[tuple[Decision, Indexed]]:
         """Compare with every visible picture of the workspace; give the relations, best first."""
         near = self.pictures[record.workspace].near(record, settings.radius)
-        decided = [
-            (decision, other)
-            for other in near[: settings.candidates_bound]
-            if (decision := decide(record.fingerprint, other.record.fingerprint, settings))
-        ]
+        # Equal ones, as forwarded pictures are, need no second look.
+        decisions: dict[Fingerprint, Decision | None] = {}
+        decided = []
+        for other in near[: settings.candidates_bound]:
+            fingerprint = other.record.fingerprint
+            if fingerprint not in decisions:
+                decisions[fingerprint] = decide(record.fingerprint, fingerprint, settings)
+            if (decision := decisions[fingerprint]) is not None:
+                decided.append((decision, other))
         return sorted(decided, key=lambda pair: (pair[0].rank, pair[1].offset))
 
 
