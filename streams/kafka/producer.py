@@ -5,14 +5,19 @@ outage: `deliver` raises, and its caller stops before anything is committed.
 """
 
 import asyncio
+import logging
 import threading
 from collections.abc import Collection
+from contextlib import suppress
+from functools import partial
 
-from confluent_kafka import KafkaError, Message
+from confluent_kafka import KafkaError, KafkaException, Message
 
 from streams.delivery import Outgoing
 from streams.kafka.client import classified, producer
 from streams.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.1
 _BY_KEY = -1
@@ -45,7 +50,8 @@ class DeliveringProducer:
 
     def __init__(self, settings: Settings, *, linger_ms: int = 5) -> None:
         """Connect in the background."""
-        self._producer = producer(settings, linger_ms=linger_ms)
+        self._connect = partial(producer, settings, linger_ms=linger_ms)
+        self._producer = self._connect()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._poll, name="delivery-reports", daemon=True)
         self._thread.start()
@@ -88,8 +94,26 @@ class DeliveringProducer:
             )
         except BufferError:
             return False
+        except KafkaException as error:  # it is broken, and about to be replaced
+            what = f"a record of {record.topic} was not delivered"
+            raise classified(error.args[0], what) from error
         return True
 
     def _poll(self) -> None:
         while not self._closing.is_set():
-            self._producer.poll(_POLL_SECONDS)
+            try:
+                self._producer.poll(_POLL_SECONDS)
+            except KafkaException as error:
+                self._replace(error)
+
+    def _replace(self, error: KafkaException) -> None:
+        """Go on with another producer after a fatal error, which `poll` raises instead of telling.
+
+        So it is where the broker forgot what it had acknowledged, because a log lost its end.
+        What is on its way fails.
+        """
+        logger.critical("the producer is broken, another one goes on: %s", error)
+        broken, self._producer = self._producer, self._connect()
+        broken.purge()
+        with suppress(KafkaException):
+            broken.flush(_POLL_SECONDS)

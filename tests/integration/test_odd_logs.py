@@ -30,11 +30,15 @@ from confluent_kafka.admin import NewPartitions, NewTopic  # type: ignore[attr-d
 from deploy.local.broker import Broker
 from deploy.local.client import Client
 from deploy.local.stack import COMMAND, Member, Stack, without_settings
-from schemas.codec import encode_json
-from schemas.records import ImageIngested
+from schemas.codec import encode_json, encode_log
+from schemas.records import Hashed, ImageIngested
 from schemas.topics import IMAGE_INGESTED, IMAGE_REMOVED, INDEX_LOG, TOPICS
+from streams.delivery import Outgoing
+from streams.errors import RetryableError
+from streams.evaluation.matching_rate import TWO_VIEWS, made_fingerprint
 from streams.kafka.client import Committed, admin_client, commit_metadata, committed, topic_id
 from streams.kafka.log import LogReader
+from streams.kafka.producer import DeliveringProducer
 from streams.kafka.topics import HASHER_GROUP, MATCHER_GROUP
 from streams.telemetry.scrape import Scrape
 from tests.integration.pictures import copy_file, photograph_file
@@ -115,12 +119,23 @@ class System:
         """Ask for what is committed."""
         return committed(self.stack.settings, group, topic, 0)
 
-    def await_all_committed(self) -> int:
-        """Wait until all of `image-ingested` is; give its end."""
-        with closing(LogReader(self.stack.settings, IMAGE_INGESTED)) as reader:
+    def await_all_committed(self, topic: str = IMAGE_INGESTED, group: str = HASHER_GROUP) -> int:
+        """Wait until all of a topic is; give its end."""
+        with closing(LogReader(self.stack.settings, topic)) as reader:
             _, end = reader.watermarks(0)
-        self.await_true(lambda: (found := self.committed()) is not None and found.offset == end)
+        self.await_true(
+            lambda: (found := self.committed(topic, group)) is not None and found.offset == end
+        )
         return end
+
+    def lose_end(self, broker: Broker, topic: str, end: int) -> None:
+        """Have the broker killed, and a log cut off before it is back."""
+        broker.kill()
+        truncate(broker, topic, end)
+        broker.start()
+        # One that lived through a kill -9 was seen to get no answer about groups, for ever.
+        self.admin = admin_client(self.stack.settings)
+        self.client = Client(self.stack.settings)
 
     def commit(self, group: str, topic: str, offset: int) -> None:
         """Commit for a group without members, as an operator does."""
@@ -317,11 +332,7 @@ def test_a_log_that_was_truncated_and_has_grown_again(system: System, own_broker
         system.stop(member)
     found = system.committed(INDEX_LOG, MATCHER_GROUP)
     assert found is not None
-    own_broker.kill()
-    truncate(own_broker, INDEX_LOG, found.offset - 2)
-    own_broker.start()
-    # One that lived through a kill -9 was seen to get no answer about groups, for ever.
-    system.admin = admin_client(system.stack.settings)
+    system.lose_end(own_broker, INDEX_LOG, found.offset - 2)
     system.matcher.start()
     said = system.end_of(system.matcher)
     assert f"committed {found.offset}, but the topic ends at {found.offset - 2}" in said
@@ -359,11 +370,7 @@ def test_events_that_were_cut_off_and_came_again(
         process.suspend()
     else:
         system.stop(system.hasher)
-    own_broker.kill()
-    truncate(own_broker, IMAGE_INGESTED, end - 2)
-    own_broker.start()
-    system.admin = admin_client(system.stack.settings)
-    system.client = Client(system.stack.settings)
+    system.lose_end(own_broker, IMAGE_INGESTED, end - 2)
     new = system.publish(*map(photograph_file, range(94, 98)))
     if is_running:
         process.resume()
@@ -373,6 +380,71 @@ def test_events_that_were_cut_off_and_came_again(
     differs = rf"image-ingested\[0\]: offset ({end - 2}|{end - 1}) is another record"
     assert re.search(differs, said), said
     system.commit(HASHER_GROUP, IMAGE_INGESTED, end - 2)
+    system.hasher.start()
+    system.await_ended(*new)
+
+
+async def test_a_producer_whose_log_lost_its_end_is_replaced(
+    system: System, own_broker: Broker
+) -> None:
+    """The broker wants no more of it; what was on its way fails, and what comes then does not."""
+    system.admin.create_topics([NewTopic("scratch", 1, 1)])["scratch"].result(ANSWER_SECONDS)
+    deliver = DeliveringProducer(system.stack.settings)
+    try:
+        for number in range(4):
+            await deliver([Outgoing("scratch", b"k", b"%d" % number)])
+        system.lose_end(own_broker, "scratch", 2)
+        with pytest.raises(RetryableError, match="a record of scratch was not delivered"):
+            await deliver([Outgoing("scratch", b"k", b"lost")])
+        await deliver([Outgoing("scratch", b"k", b"again")])
+    finally:
+        assert deliver.close(ANSWER_SECONDS) == 0
+    with closing(LogReader(system.stack.settings, "scratch")) as reader:
+        found = [entry.value for batch in reader.read_range(0, 0, 3) for entry in batch]
+    assert found == [b"0", b"1", b"again"]
+
+
+def test_an_index_log_that_has_grown_again_under_a_frozen_matcher(
+    system: System, own_broker: Broker
+) -> None:
+    """It stops and says what to do; where its group forms anew before that, it does so itself."""
+    for seed in range(100, 104):
+        system.await_ended(*system.publish(photograph_file(seed)))
+    process = system.matcher.process()
+    assert process is not None
+    end = system.await_all_committed(INDEX_LOG, MATCHER_GROUP)
+    said_before = len(system.matcher.log.read_text())
+    process.suspend()
+    system.stop(system.hasher)
+    system.lose_end(own_broker, INDEX_LOG, end - 2)
+    # As another hasher would; one that has written to this log is told by the broker.
+    new = [uuid.uuid4().hex for _ in range(4)]
+    system.client.send(
+        *(
+            (
+                INDEX_LOG,
+                uuid.uuid4().bytes,
+                encode_log(Hashed(1, "w", image_id, "event", made, 0)),
+                (),
+            )
+            for number, image_id in enumerate(new)
+            for made in [made_fingerprint(number, 1, copy=0, made=TWO_VIEWS)]
+        )
+    )
+    process.resume()
+    system.await_true(
+        lambda: (
+            system.matcher.process() is None
+            or "another history" in system.matcher.log.read_text()[said_before:]
+        )
+    )
+    if system.matcher.process() is None:
+        said = system.end_of(system.matcher)
+        told = re.search(r"index-log\[0\]: offset \d+ is another record .* at most (\d+) and", said)
+        assert told, said
+        system.commit(MATCHER_GROUP, INDEX_LOG, min(end - 2, int(told[1])))
+        shutil.rmtree(system.stack.directory / "data" / system.matcher.name / "partition-0")
+        system.matcher.start()
     system.hasher.start()
     system.await_ended(*new)
 
