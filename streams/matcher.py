@@ -221,20 +221,11 @@ class Matcher:
         start = min(stretch.start, self._untold.pop(number, stretch.start))
         if start < stretch.start:
             self._watermarks.advance(stretch.partition, stretch.assignment, start)
-        while index.next_offset < start:
-            try:
-                await self._in_thread(self._rebuild, index, stretch.partition, start)
-            except RetryableError as error:  # what was read is applied; go on from there
-                logger.warning("reading again: %s", error)
-                await asyncio.sleep(_READ_AGAIN_SECONDS)
+        if index.next_offset < start:  # again, it goes on behind what is applied
+            await self._patiently(self._rebuild, index, stretch.partition, start)
         while start < stretch.start and not self._is_stopping():
             stop = min(start + self._settings.group_size, stretch.start)
-            try:
-                entries = await self._in_thread(self._read, number, start, stop)
-            except RetryableError as error:
-                logger.warning("reading again: %s", error)
-                await asyncio.sleep(_READ_AGAIN_SECONDS)
-                continue
+            entries = await self._patiently(self._read, number, start, stop)
             await self._tell(
                 index, Stretch(stretch.partition, stretch.assignment, start, entries, stop)
             )
@@ -318,8 +309,14 @@ class Matcher:
         return f"{left} log records are still to be applied" if left else None
 
     async def assigned(self, owned: set[int]) -> None:
-        """Begin an assignment: close the indexes of partitions that are no longer owned."""
+        """Begin an assignment: close the indexes of partitions that are no longer owned.
+
+        The logs of those that stay open may have lost their ends meanwhile, and have grown again.
+        """
         await self._close_all_but(owned)
+        for number, index in self._indexes.items():
+            async with self._turns[number]:
+                await self._patiently(self._follow_log, index, number, was_open=True)
         self._metrics.assigned(owned)
 
     async def close(self) -> None:
@@ -419,31 +416,43 @@ class Matcher:
             self._opening = None
 
     def _opened(self, number: int) -> PartitionIndex:
-        """Open an index, and make sure that it is one of this very log."""
-        directory = index_directory(self._settings, number)
-        index = PartitionIndex(directory, self._topic_id, number)
-        progress = index.progress
-        if progress.last_offset >= 0:
-            partition = TopicPartition(INDEX_LOG, number)
-            low, high = self._log.watermarks(number)
-            last = progress.last_offset
-            if last < low:
-                index.close()
-                raise CorruptStateError(
-                    f"{partition}: begins at offset {low}, and the index in {directory} ends at "
-                    f"{last}: it is kept, because it could not be rebuilt; restore the log"
-                )
-            found = self._read(number, last, last + 1) if last < high else []
-            if not found or found[0].key != progress.last_key:
-                self._untold[number] = self._differs_from(index, number, low, min(last + 1, high))
-                logger.critical(
-                    "%s: another history than the index's, from offset %d on; the index is made "
-                    "anew, and the outcomes from there on are told",
-                    partition,
-                    self._untold[number],
-                )
-                index.wipe()
+        index = PartitionIndex(index_directory(self._settings, number), self._topic_id, number)
+        try:
+            self._follow_log(index, number, was_open=False)
+        except BaseException:
+            index.close()
+            raise
         return index
+
+    def _follow_log(self, index: PartitionIndex, number: int, *, was_open: bool) -> None:
+        """Make sure that an index is one of this very log; make it anew where it is not.
+
+        Raises:
+            CorruptStateError: it cannot be made anew, because the log has lost its beginning.
+        """
+        last = index.progress.last_offset
+        if last < 0:
+            return
+        partition = TopicPartition(INDEX_LOG, number)
+        low, high = self._log.watermarks(number)
+        if last < low:
+            directory = index_directory(self._settings, number)
+            raise CorruptStateError(
+                f"{partition}: begins at offset {low}, and the index in {directory} ends at "
+                f"{last}: it is kept, because it could not be rebuilt; restore the log"
+            )
+        found = self._read(number, last, last + 1) if last < high else []
+        if was_open and not found:
+            return  # a leader that is new may not know the end yet; else the feed finds it
+        if not found or found[0].key != index.progress.last_key:
+            self._untold[number] = self._differs_from(index, number, low, min(last + 1, high))
+            logger.critical(
+                "%s: another history than the index's, from offset %d on; the index is made "
+                "anew, and the outcomes from there on are told",
+                partition,
+                self._untold[number],
+            )
+            index.wipe()
 
     def _differs_from(self, index: PartitionIndex, number: int, low: int, stop: int) -> int:
         """Find from where on the log is not the one that the index was made of.
@@ -464,6 +473,15 @@ class Matcher:
     def _read(self, number: int, low: int, high: int) -> list[LogEntry]:
         batches = self._log.read_range(number, low, high, headers=False)
         return [entry for batch in batches for entry in batch]
+
+    async def _patiently(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Do in the index's thread what reads the log, and again while the broker is silent."""
+        while True:
+            try:
+                return await self._in_thread(function, *args, **kwargs)
+            except RetryableError as error:
+                logger.warning("reading again: %s", error)
+                await asyncio.sleep(_READ_AGAIN_SECONDS)
 
     async def _in_thread(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         loop = asyncio.get_running_loop()

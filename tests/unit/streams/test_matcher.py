@@ -288,6 +288,27 @@ async def test_a_log_that_was_truncated_and_has_grown_again(
     await world.matcher.close()
 
 
+async def test_a_log_that_has_grown_again_under_an_open_index(world: World) -> None:
+    """As where the broker came back with a shorter log, and the group formed anew meanwhile."""
+    await world.append(*map(picture, "abcd"))
+    await world.matcher.assigned({0})
+    world.delivered.clear()
+    before, world.log.entries = world.log.entries, world.log.entries[:4]
+    await world.matcher.assigned({0})  # a new leader may not know the end yet
+    # Settings, a and b are as they were, and 5 was committed.
+    world.log.entries = [
+        *before[:3],
+        *(
+            LogEntry(offset, 2000, b"another", encode_log(picture(image_id)))
+            for offset, image_id in enumerate("xyz", 3)
+        ),
+    ]
+    await world.matcher.assigned({0})
+    await world.matcher.match(Stretch(LOG, 2, 5, world.log.entries[5:], 6))
+    assert [record.key for record in world.delivered] == [b"x", b"y", b"z"]
+    assert world.watermarks.committable({LOG}, 2) == {LOG: 6}
+
+
 class Gated:
     """A matcher whose stretches end when the test says so; also the feed that brings them."""
 
