@@ -115,5 +115,6 @@ class DeliveringProducer:
         logger.critical("the producer is broken, another one goes on: %s", error)
         broken, self._producer = self._producer, self._connect()
         broken.purge()
-        with suppress(KafkaException):
-            broken.flush(_POLL_SECONDS)
+        while len(broken):
+            with suppress(KafkaException):
+                broken.poll(_POLL_SECONDS)

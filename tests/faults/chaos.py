@@ -75,9 +75,9 @@ BETWEEN_KILLS_SECONDS: Final = (0.5, 9.5)
 SECONDS_PER_KILL: Final = 8.0
 
 # Of the five minutes: the last one is for stopping everything, and for the report. The oracle
-# decides every pair that the matchers decided, and on a slow machine no sooner than they.
+# decides every pair that the matchers decided, on all cores.
 JUDGING_SECONDS: Final = 240
-JUDGING_SHARE: Final = 1.0
+JUDGING_SHARE: Final = 0.5
 STOPPING_SECONDS: Final = 45
 
 MEGABYTE: Final = 1e6

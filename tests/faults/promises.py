@@ -121,15 +121,21 @@ PROMISES: Final = (
         (
             f"{_ODD_LOGS}::test_a_log_that_was_truncated_and_has_grown_again",
             "tests/unit/streams/test_matcher.py::test_a_log_that_was_truncated_and_has_grown_again",
+            "tests/unit/streams/test_matcher.py::test_a_log_that_has_grown_again_under_an_open_index",
         ),
     ),
     Promise(
         "A topic that was truncated and has grown past what was read of it stops its reader",
         (
             f"{_ODD_LOGS}::test_events_that_were_cut_off_and_came_again",
+            f"{_ODD_LOGS}::test_an_index_log_that_has_grown_again_under_a_frozen_matcher",
             "tests/unit/streams/test_feed.py::test_a_log_that_has_grown_past_what_was_read_stops",
         ),
         readme="A topic that is not what it was",
+    ),
+    Promise(
+        "A producer that a broker refuses for good is replaced; what was on its way fails by name",
+        (f"{_ODD_LOGS}::test_a_producer_whose_log_lost_its_end_is_replaced",),
     ),
     Promise(
         "Partitions that are added stop every process, with what to do",
