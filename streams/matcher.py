@@ -35,7 +35,7 @@ from streams.delivery import (
     commit_group,
     nothing_to_apply,
 )
-from streams.engine.asking import Log
+from streams.engine.asking import Log, until_answered
 from streams.engine.feed import Feed, Stretch
 from streams.engine.process import require_topics
 from streams.engine.transport import build_app
@@ -66,7 +66,6 @@ logger = logging.getLogger(__name__)
 
 # Rebuilding says where it is this often.
 _PROGRESS_SECONDS = 5.0
-_READ_AGAIN_SECONDS = 1.0
 # Two groups of log records, of at most 10 KB each.
 _BUFFERED_EVENTS = 512
 # A group's outcomes are told together, and a stop waits for the group in hand: where pictures take
@@ -476,12 +475,7 @@ class Matcher:
 
     async def _patiently(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Do in the index's thread what reads the log, and again while the broker is silent."""
-        while True:
-            try:
-                return await self._in_thread(function, *args, **kwargs)
-            except RetryableError as error:
-                logger.warning("reading again: %s", error)
-                await asyncio.sleep(_READ_AGAIN_SECONDS)
+        return await until_answered(partial(self._in_thread, function, *args, **kwargs))
 
     async def _in_thread(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         loop = asyncio.get_running_loop()

@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Awaitable, Callable, Generator, Iterable
 from contextlib import closing
+from functools import partial
 from typing import Final, ParamSpec, Protocol, TypeVar
 
 from schemas.topics import MEBIBYTE
@@ -47,14 +48,19 @@ class Log(Protocol):
         ...
 
 
-async def ask(question: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-    """Ask the broker in a thread, and again for as long as it does not answer."""
+async def until_answered(question: Callable[[], Awaitable[T]]) -> T:
+    """Ask the broker, and again for as long as it does not answer."""
     while True:
         try:
-            return await asyncio.to_thread(question, *args, **kwargs)
+            return await question()
         except RetryableError as error:
             logger.warning("asking again: %s", error)
             await asyncio.sleep(_ASK_AGAIN_SECONDS)
+
+
+async def ask(question: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """Ask in a thread of its own, until it is answered."""
+    return await until_answered(partial(asyncio.to_thread, question, *args, **kwargs))
 
 
 async def read_piece(log: Log, partition: int, low: int, high: int) -> tuple[list[LogEntry], int]:
