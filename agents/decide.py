@@ -343,13 +343,16 @@ def _meet(asking: _Asking, earlier: Fingerprint, radius: int) -> list[_Met]:
         return []
     codes = np.frombuffer(b"".join(view.code for view in earlier.views), ">u8")
     distances = np.bitwise_count(asking.codes[:, None] ^ codes.astype(np.uint64))
+    rows, columns = np.nonzero(distances <= radius)
     met = []
-    for row, column in zip(*np.nonzero(distances <= radius), strict=True):
+    for row, column, distance in zip(
+        rows.tolist(), columns.tolist(), distances[rows, columns].tolist(), strict=True
+    ):
         ask, view = asking.asks.ask(row), earlier.views[column]
         fine_distance = None
         if ask.fine is not None:
             fine_distance = (ask.fine ^ int.from_bytes(view.fine)).bit_count()
-        met.append(_Met(int(distances[row, column]), fine_distance, ask, view))
+        met.append(_Met(distance, fine_distance, ask, view))
     return sorted(met, key=_telling)
 
 

@@ -108,10 +108,11 @@ def detail(picture: Grey, box: Box) -> Grey:
     have length 0. Codes that met agree in light and dark at large anyway.
     """
     sampled = _sampled(picture, box, _DETAIL_SIDE, _DETAIL_SIDE)
-    found = sampled - ndimage.uniform_filter(sampled, _DETAIL_MEAN, mode="nearest")
-    found -= found.mean()
-    length = math.sqrt(float((found * found).sum()))
-    return np.asarray(found / max(length, _LEAST_DETAIL), dtype=np.float32)
+    found = sampled - _mean_along(_mean_along(sampled, 0, _DETAIL_MEAN), 1, _DETAIL_MEAN)
+    found -= _mean(found)
+    length = math.sqrt(float(np.add.reduce(found * found, axis=None)))
+    found /= max(length, _LEAST_DETAIL)
+    return found
 
 
 def overlap(met: Box, other_met: Box) -> tuple[Box, Box]:
@@ -200,6 +201,8 @@ def _within(frame: Box, box: Box) -> Box:
 
 
 def _sampled(picture: Grey, box: Box, rows: int, columns: int) -> Grey:
+    if box == WHOLE_BOX and picture.shape == (rows, columns):
+        return np.ascontiguousarray(picture)  # as it is
     down = _weights(len(picture), box[1], box[3], rows)
     across = _weights(picture.shape[1], box[0], box[2], columns)
     return np.asarray(down @ picture @ across.T, dtype=np.float32)
@@ -226,39 +229,47 @@ def _windows(
     """
     rows, columns = one.shape
     mean_width = max(3, round(_MEAN_WIDTH * max(rows, columns)) | 1)
-    one = one - ndimage.uniform_filter1d(one, mean_width, axis=1, mode="nearest")
-    other = other - ndimage.uniform_filter1d(other, mean_width, axis=1, mode="nearest")
+    # Both pictures without their local means, their squares, and their product.
+    values = np.empty((5, rows, columns), np.float32)
+    values[0], values[1] = one, other
+    freed = values[:2]
+    freed -= _mean_along(freed, 2, mean_width)
     if shared is not None:
-        one, other = np.where(shared, one, 0.0), np.where(shared, other, 0.0)
+        freed[:, ~shared] = 0.0
+    np.multiply(freed, freed, out=values[2:4])
+    np.multiply(values[0], values[1], out=values[4])
     height, width = max(3, round(_WINDOW_HEIGHT * rows)), max(5, round(_WINDOW_WIDTH * columns))
-    tops = np.arange(0, rows - height + 1, max(1, height // 2))
-    lefts = np.arange(0, columns - width + 1, max(1, width // 2))
+    down_step, right_step = max(1, height // 2), max(1, width // 2)
 
-    # Sums over windows of the values, their squares and their products, out of running sums.
-    values = np.stack((one, other, one * one, other * other, one * other))
-    table = np.zeros((len(values), rows + 1, columns + 1))
+    # Sums over windows out of running sums, of every row or of those that begin windows.
+    every = 1 if height % down_step else down_step
+    table = np.zeros((len(values), rows // every + 1, columns + 1))
     running = np.cumsum(values, axis=1, dtype=np.float64)
-    np.cumsum(running, axis=2, out=table[:, 1:, 1:])
-    bands = table[:, tops + height] - table[:, tops]
-    means = (bands[:, :, lefts + width] - bands[:, :, lefts]) / (height * width)
-    mean, other_mean, square, other_square, product = means
-    variance = np.maximum(square - mean * mean, 0.0)
-    other_variance = np.maximum(other_square - other_mean * other_mean, 0.0)
-    covariance = product - mean * other_mean
+    np.cumsum(running[:, every - 1 :: every], axis=2, out=table[:, 1:, 1:])
+    starts = slice(0, (rows - height) // every + 1, down_step // every)
+    bands = table[:, height // every :: starts.step] - table[:, starts]
+    sums = bands[:, :, width::right_step] - bands[:, :, : columns - width + 1 : right_step]
+    sums /= height * width
+    means, squares, product = sums[:2], sums[2:4], sums[4]
+    variances = np.maximum(squares - means * means, 0.0)
+    covariance = product - means[0] * means[1]
+    variance, other_variance = variances
     # Contrast may have changed everywhere; then texture is judged as if it had not.
-    gain = variance.mean() / max(other_variance.mean(), 1e-6)
+    # (Summed in this order the last bits are those of the outcomes that were told.)
+    gain = _mean(variance.ravel("F")) / max(_mean(other_variance.ravel("F")), 1e-6)
     other_variance *= gain
     covariance *= gain**0.5
     floor = _LEAST_TEXTURE**2
     textured = np.maximum(variance, other_variance) > floor
-    scales = np.sqrt(np.maximum(variance, floor / 4) * np.maximum(other_variance, floor / 4))
     if not textured.any():
         return None
+    scales = np.sqrt(np.multiply(*np.maximum(variances, floor / 4)))
     residual = np.sqrt(np.maximum(variance + other_variance - 2.0 * covariance, 0.0))
     correlations = covariance / scales
     agreement = _median(correlations[textured])
-    across, down = (lefts + width / 2) / columns, (tops + height / 2) / rows
     for left, top, right, bottom in frames:
+        down = (np.arange(0, rows - height + 1, down_step) + height / 2) / rows
+        across = (np.arange(0, columns - width + 1, right_step) + width / 2) / columns
         framed = textured & np.outer(
             (top < down) & (down < bottom), (left < across) & (across < right)
         )
@@ -321,6 +332,18 @@ def _corrected(one: Grey, other: Grey, turned_degrees: float) -> tuple[Grey, Mas
                 break
     u, v, inside = moved_by(shift)
     return ndimage.map_coordinates(other, (v, u), order=1, mode="nearest"), inside
+
+
+def _mean_along(values: Grey, axis: int, size: int) -> Grey:
+    """The local mean along an axis; scipy takes as long to make room for it as to find it."""
+    found = np.empty_like(values)
+    ndimage.uniform_filter1d(values, size, axis, output=found, mode="nearest")
+    return found
+
+
+def _mean(values: NDArray[np.floating[Any]]) -> float:
+    """`values.mean()` in half of its time."""
+    return float(np.add.reduce(values, axis=None) / values.size)
 
 
 def _median(values: NDArray[np.floating[Any]]) -> float:
