@@ -12,7 +12,7 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from functools import partial
 from typing import Any, ClassVar, cast
@@ -20,7 +20,7 @@ from typing import Any, ClassVar, cast
 import aiokafka
 import faust
 import mode
-from aiokafka.errors import CommitFailedError
+from aiokafka.errors import CommitFailedError, ConsumerStoppedError
 from aiokafka.structs import OffsetAndMetadata
 from faust.transport.drivers import TRANSPORTS
 from faust.transport.drivers import aiokafka as driver
@@ -61,6 +61,25 @@ class WatermarkConsumer(driver.Consumer):
         super().__init__(*args, **kwargs)
         self._reached: dict[TP, tuple[int | None, int]] = {}
         self.callback = partial(self._hand_over, self.callback)
+
+    async def _drain_messages(self, fetcher: Any) -> None:  # noqa: ANN401 - Faust's own
+        """Hand over what is fetched; where the group forms anew the rest is dropped.
+
+        As stock Faust does, but in one task for each fetch and not in four for each record, which
+        took a tenth of a matcher's time.
+        """
+        try:
+            while not (self.should_stop or fetcher.should_stop):
+                await asyncio.sleep(0)  # a fetch need not have waited
+                messages = [message async for _, message in self.getmany(timeout=1.0)]
+                await self.wait_first(self._hand_over_all(messages), self.suspend_flow.wait())
+        except (ConsumerStoppedError, asyncio.CancelledError):
+            if not self.app.should_stop:
+                raise
+
+    async def _hand_over_all(self, messages: Sequence[faust.types.Message]) -> None:
+        for message in messages:
+            await self.callback(message)
 
     async def _hand_over(
         self,

@@ -250,6 +250,21 @@ async def test_events_in_order_are_handed_on_as_they_are() -> None:
     assert world.log.reads == []
 
 
+async def test_no_more_is_taken_ahead_than_one_round_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Events may hold whole pictures: by number, and by bytes; the rest waits where it is."""
+    world = World(Log(end=200))
+    await world.begin()
+    world.stream.deliver(*range(120))
+    assert offsets(await world.next()) == list(range(50))
+    await asyncio.sleep(0.01)
+    assert world.stream.queue.qsize() == 20
+    assert offsets(await world.next()) == list(range(50, 100))
+    assert offsets(await world.next()) == list(range(100, 120))
+    monkeypatch.setattr(feed_module, "PIECE_BYTES", 8)
+    world.stream.deliver(*range(120, 124))
+    assert [offsets(await world.next()) for _ in range(2)] == [[120, 121], [122, 123]]
+
+
 async def test_a_hole_in_delivery_is_read_from_the_log() -> None:
     """Before the first event and between two."""
     world = World(Log())

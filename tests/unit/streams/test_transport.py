@@ -1,5 +1,7 @@
 """What is changed of Faust's consumer, without a broker."""
 
+import asyncio
+from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -31,6 +33,31 @@ async def test_an_event_whose_partition_has_no_agent_yet_ends_nobody() -> None:
     with pytest.raises(KeyError):
         await taken.app.topics.on_message(MESSAGE)
     await taken.callback(MESSAGE)
+
+
+async def test_what_is_fetched_is_handed_over_until_the_partitions_are_revoked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In order; what is left of a fetch then is dropped, and does not hold up the next one."""
+    got: list[int] = []
+
+    async def deliver(message: faust.types.Message) -> None:
+        got.append(message.offset)
+        if message.offset == 2:
+            taken.suspend_flow.set()
+            await asyncio.Event().wait()  # an agent's queue is full
+
+    async def getmany(**_: float) -> AsyncIterator[tuple[TP, faust.types.Message]]:
+        taken.suspend_flow.clear()
+        for offset in fetches.pop(0):
+            yield MESSAGE.tp, cast("faust.types.Message", SimpleNamespace(offset=offset))
+        fetcher.should_stop = not fetches
+
+    taken, fetcher = consumer(deliver), SimpleNamespace(should_stop=False)
+    fetches = [range(2), range(2, 5), range(0), range(5, 7)]
+    monkeypatch.setattr(taken, "getmany", getmany)
+    await taken._drain_messages(fetcher)
+    assert got == [0, 1, 2, 5, 6]
 
 
 async def test_other_errors_are_not_hidden() -> None:
