@@ -5,12 +5,16 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import ndimage
 
 from agents.sketch import (
     SKETCH_LIMIT_PIXELS,
     WHOLE_BOX,
     Comparison,
     Grey,
+    _blurred,
+    _mean,
+    _mean_along,
     _median,
     _slopes,
     compare,
@@ -105,14 +109,20 @@ def test_nothing_to_compare() -> None:
 
 @pytest.mark.parametrize("number_type", [np.float32, np.float64])
 @pytest.mark.parametrize("shape", [(2, 2), (9, 9), (48, 64), (64, 33)])
-def test_median_and_slopes_are_those_of_numpy(
+def test_what_is_faster_gives_the_same(
     shape: tuple[int, int], number_type: type[np.floating[Any]]
 ) -> None:
     """To the last bit: outcomes must not depend on how fast they are made."""
     values = np.random.default_rng(shape).normal(size=shape).astype(number_type)
     for count in range(1, values.size, 7):
         assert _median(values.ravel()[:count]) == np.median(values.ravel()[:count])
-    down, right = np.gradient(values)
-    assert np.array_equal(_slopes(values), down)
-    assert np.array_equal(_slopes(values.T).T, right)
-    assert _slopes(values).dtype == down.dtype
+    assert _mean(values) == values.mean()
+    slopes = _slopes(values)
+    assert np.array_equal(slopes, np.gradient(values))
+    assert {each.dtype for each in slopes} == {values.dtype}
+    along = ndimage.uniform_filter1d(values, 5, axis=1, mode="nearest")
+    assert np.array_equal(_mean_along(values, 1, 5), along)
+    two = np.stack((values, values[::-1]))
+    for sigma in (1.0, 2.5):
+        blurred = [ndimage.gaussian_filter(each, sigma) for each in two]
+        assert np.array_equal(_blurred(two, sigma), blurred)
