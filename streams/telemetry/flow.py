@@ -66,9 +66,8 @@ class Flow:
         self._times: dict[TopicPartition, deque[tuple[int, int]]] = {}
         self._seen: dict[TopicPartition, _Seen] = {}
         self._asked_ms = 0
-        self._events = registry.counter(metrics.EVENTS_TOTAL)
-        for topic in topics:
-            self._events.labels(topic)
+        events = registry.counter(metrics.EVENTS_TOTAL)
+        self._events = {topic: events.labels(topic) for topic in topics}
         self._lost = registry.counter(metrics.LOST_RANGES_TOTAL)
         for topic in topics:
             for cause in LOSSES:
@@ -103,7 +102,7 @@ class Flow:
             while times and times[0][0] < watermark:
                 times.popleft()
             times.extend((entry.offset, entry.timestamp_ms) for entry in stretch.entries)
-            self._events.labels(partition.topic).inc(len(stretch.entries))
+            self._events[partition.topic].inc(len(stretch.entries))
 
     def watermark(self, partition: TopicPartition) -> int | None:
         """Give how far a partition is in its present assignment; None before its first stretch."""

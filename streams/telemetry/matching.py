@@ -8,6 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Final, get_args
 
@@ -42,9 +43,9 @@ class MatchMetrics:
         self._indexes = indexes
         self._clock_ms = clock_ms
         self.steps = Steps(registry)
-        self._latency = registry.histogram(metrics.INGEST_TO_OUTCOME_SECONDS)
-        self._outcomes = registry.counter(metrics.OUTCOMES_TOTAL)
-        self._repeated = registry.counter(metrics.OUTCOMES_REPEATED_TOTAL)
+        latency = registry.histogram(metrics.INGEST_TO_OUTCOME_SECONDS)
+        outcomes = registry.counter(metrics.OUTCOMES_TOTAL)
+        repeated = registry.counter(metrics.OUTCOMES_REPEATED_TOTAL)
         self._candidates = registry.histogram(metrics.INDEX_CANDIDATES)
         self._group_records = registry.histogram(metrics.GROUP_RECORDS)
         self._rebuilt = registry.counter(metrics.INDEX_REBUILT_RECORDS_TOTAL)
@@ -63,14 +64,15 @@ class MatchMetrics:
         self._matches = registry.histogram(metrics.MATCHES)
         self._plain = registry.counter(metrics.PLAIN_PICTURES_TOTAL)
         self._workspaces = BusiestWorkspaces(time.monotonic)
-        for origin in get_args(Origin):
-            self._latency.labels(origin)
-            self._outcomes.labels(origin, _NONE, _NONE)
-            for relation in get_args(Relation):
-                for tier in get_args(Tier):
-                    self._outcomes.labels(origin, relation, tier)
-        for cause in ("redelivered", "id_reused"):
-            self._repeated.labels(cause)
+        # All series there from the start, and not looked up again for each picture.
+        origins, relations, tiers = get_args(Origin), get_args(Relation), get_args(Tier)
+        kinds = [(_NONE, _NONE), *product(relations, tiers)]
+        self._latency = {origin: latency.labels(origin) for origin in origins}
+        self._outcomes = {
+            (origin, *kind): outcomes.labels(origin, *kind) for origin in origins for kind in kinds
+        }
+        self._redelivered = repeated.labels("redelivered")
+        self._ids_reused = repeated.labels("id_reused")
         registry.computed(metrics.TOP_WORKSPACE_PICTURES, self._workspaces.busiest)
         reads: tuple[tuple[Metric, Callable[[PartitionIndex], Samples]], ...] = (
             (metrics.INDEX_PICTURES, lambda index: {(): index.numbers.pictures}),
@@ -119,9 +121,9 @@ class MatchMetrics:
         for arrival in arrivals:
             outcome = outcomes[arrival.first]
             if arrival.offset in repeats:
-                self._repeated.labels("id_reused").inc()
+                self._ids_reused.inc()
             elif arrival.offset != arrival.first or not outcome.fresh:
-                self._repeated.labels("redelivered").inc()
+                self._redelivered.inc()
             else:
                 self._first(arrival.record, outcome, now_ms)
 
@@ -163,7 +165,7 @@ class MatchMetrics:
         same_item = next((match for match in matches if match.relation != "other_text"), None)
         best = same_item or next(iter(matches), None)
         relation, tier = (_NONE, _NONE) if best is None else (best.relation, best.tier)
-        self._outcomes.labels(record.origin, relation, tier).inc()
+        self._outcomes[record.origin, relation, tier].inc()
         self._matches.observe(len(matches))
         if same_item is not None:
             self._score.observe(same_item.score)
@@ -173,7 +175,7 @@ class MatchMetrics:
         self._workspaces.count(record.workspace)
         exemplar = {"event_id": event_id(IMAGE_MATCHED, record.workspace, record.image_id)}
         seconds = max(0, now_ms - record.ingested_at_ms) / 1000
-        self._latency.labels(record.origin).observe(seconds, exemplar)
+        self._latency[record.origin].observe(seconds, exemplar)
 
     def _of_each(
         self, read: Callable[[PartitionIndex], Samples]
