@@ -1,8 +1,9 @@
 """One record of a Kafka partition as we pass it around, whichever client fetched it."""
 
 import zlib
-from dataclasses import dataclass
 from typing import Final, NamedTuple
+
+import msgspec
 
 # The last millisecond of the year 9999, where dates as text end.
 _LATEST_MS: Final = 253_402_300_799_999
@@ -15,8 +16,7 @@ class Mark(NamedTuple):
     checksum: int
 
 
-@dataclass(frozen=True, slots=True)
-class LogEntry:
+class LogEntry(msgspec.Struct, frozen=True):
     """A record with its place: offset, timestamp, key, value and headers as they were sent."""
 
     offset: int
@@ -27,9 +27,9 @@ class LogEntry:
 
     def __post_init__(self) -> None:
         """Bound the timestamp: a producer may send any, and -1 stands for none."""
-        bounded = min(max(0, self.timestamp_ms), _LATEST_MS)
-        if bounded != self.timestamp_ms:
-            object.__setattr__(self, "timestamp_ms", bounded)
+        if not 0 <= self.timestamp_ms <= _LATEST_MS:
+            bounded = min(max(0, self.timestamp_ms), _LATEST_MS)
+            msgspec.structs.force_setattr(self, "timestamp_ms", bounded)
 
     @property
     def mark(self) -> Mark:

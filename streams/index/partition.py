@@ -13,8 +13,9 @@ import bisect
 import logging
 import shutil
 import threading
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Final
@@ -30,7 +31,16 @@ from streams.errors import CorruptStateError
 from streams.index import files
 from streams.index.columns import NEVER, Columns, ColumnsManifest
 from streams.index.mih import EXACT, NEAR, Layout, MultiIndexHash, SortedBands
-from streams.index.store import FORMAT_VERSION, Batch, Identity, Progress, Row, Storage, Store
+from streams.index.store import (
+    FORMAT_VERSION,
+    Batch,
+    Identity,
+    Progress,
+    Row,
+    Storage,
+    Store,
+    picture_key,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -65,8 +75,7 @@ class _Version(msgspec.Struct, frozen=True):
     format_version: int
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
+class Arrival(msgspec.Struct, frozen=True):
     """A picture's record in the log. `first` is the offset of the first record of its id."""
 
     offset: int
@@ -87,13 +96,16 @@ class Numbers:
 
 @dataclass(slots=True)
 class _Staged:
-    """What `stage` has applied in memory and `commit` will write."""
+    """What `stage` has applied in memory and `commit` will write.
+
+    `firsts` and `marks`: by what names a picture in the store's keys.
+    """
 
     batch: Batch
     progress: Progress
     rows: dict[int, Row] = field(default_factory=dict)
-    firsts: dict[tuple[int, str], int] = field(default_factory=dict)
-    marks: dict[tuple[int, str], int] = field(default_factory=dict)
+    firsts: dict[bytes, int] = field(default_factory=dict)
+    marks: dict[bytes, int] = field(default_factory=dict)
 
 
 def space_of(fingerprint: Fingerprint) -> str:
@@ -249,19 +261,27 @@ class PartitionIndex:
             )
         staged = _Staged(Batch(), progress)
         self._staged = staged
-        self._look_up(staged, [record for _, record in decoded])
+        pictures = self._look_up(staged, [record for _, record in decoded])
         arrivals: list[Arrival] = []
         fresh: list[Row] = []
-        for entry, record in decoded:
+        for (entry, record), picture in zip(decoded, pictures, strict=True):
             new = entry.offset >= applied
             if isinstance(record, Hashed):
-                arrivals.append(self._picture(staged, entry, record, fresh, new=new))
+                if picture in staged.firsts:
+                    kept = record
+                elif new:
+                    fresh.append(self._add(staged, entry, record, picture, len(fresh)))
+                    kept = fresh[-1].record
+                else:
+                    message = f"offset {entry.offset} is applied, but its picture is not there"
+                    raise CorruptStateError(message)
+                arrivals.append(Arrival(entry.offset, staged.firsts[picture], kept))
             elif not new:
                 continue
             elif isinstance(record, Removed):
                 self._index(fresh)
                 fresh.clear()
-                self._remove(staged, entry.offset, record)
+                self._remove(staged, entry.offset, picture)
             elif isinstance(record, MatchSettings):
                 self._change_settings(staged, entry.offset, record)
             else:
@@ -299,49 +319,46 @@ class PartitionIndex:
             f"not know the record ({what}); upgrade the matcher before the hasher and the api"
         )
 
-    def _look_up(self, staged: _Staged, records: Sequence[LogRecord]) -> None:
-        """Read all first records and marks that the group may need, in two calls."""
-        pictures = sorted(
-            {
-                (self._workspace_number(record.workspace, staged.batch), record.image_id)
-                for record in records
-                if isinstance(record, Hashed | Removed)
-            }
-        )
+    def _look_up(self, staged: _Staged, records: Sequence[LogRecord]) -> list[bytes]:
+        """Read all first records and marks that the group may need, in two calls.
+
+        Give for each record what names its picture in the store's keys; nothing where it has none.
+        """
+        pictures = [
+            picture_key(self._workspace_number(record.workspace, staged.batch), record.image_id)
+            if isinstance(record, Hashed | Removed)
+            else b""
+            for record in records
+        ]
+        asked = sorted(set(pictures) - {b""})
         for found, values in (
-            (staged.firsts, self._store.first_ordinals(pictures)),
-            (staged.marks, self._store.marks(pictures)),
+            (staged.firsts, self._store.first_ordinals(asked)),
+            (staged.marks, self._store.marks(asked)),
         ):
             found.update(
                 (picture, value)
-                for picture, value in zip(pictures, values, strict=True)
+                for picture, value in zip(asked, values, strict=True)
                 if value is not None
             )
+        return pictures
 
-    def _picture(
-        self, staged: _Staged, entry: LogEntry, record: Hashed, fresh: list[Row], *, new: bool
-    ) -> Arrival:
-        workspace = self._workspaces[record.workspace]
-        picture = (workspace, record.image_id)
-        first = staged.firsts.get(picture)
-        if first is None:
-            if not new:
-                message = f"offset {entry.offset} is applied, but its picture is not in the index"
-                raise CorruptStateError(message)
-            first = entry.offset
-            staged.firsts[picture] = first
-            staged.batch.put_first(workspace, record.image_id, first)
-            number = len(self._columns) + len(fresh)
-            if picture in staged.marks:
-                # Kept without its hashes, so that a redelivery gets the same outcome again.
-                record = msgspec.structs.replace(record, fingerprint=blank(record.fingerprint))
-                staged.batch.put_removed(first, first)
-                self._removals += 1
-            row = Row(first, entry.timestamp_ms, number, record)
-            staged.rows[first] = row
-            staged.batch.put_row(row, encode_log(record))
-            fresh.append(row)
-        return Arrival(entry.offset, first, record)
+    def _add(
+        self, staged: _Staged, entry: LogEntry, record: Hashed, picture: bytes, before: int
+    ) -> Row:
+        """Stage the first record of a picture, with so many fresh ones before it."""
+        value = entry.value or b""
+        staged.firsts[picture] = entry.offset
+        staged.batch.put_first(picture, entry.offset)
+        if picture in staged.marks:
+            # Kept without its hashes, so that a redelivery gets the same outcome again.
+            record = msgspec.structs.replace(record, fingerprint=blank(record.fingerprint))
+            value = encode_log(record)
+            staged.batch.put_removed(entry.offset, entry.offset)
+            self._removals += 1
+        row = Row(entry.offset, entry.timestamp_ms, len(self._columns) + before, record)
+        staged.rows[entry.offset] = row
+        staged.batch.put_row(row, value)
+        return row
 
     def _index(self, fresh: Sequence[Row]) -> None:
         """Add rows to columns and code spaces."""
@@ -349,24 +366,23 @@ class PartitionIndex:
             return
         workspaces = [self._workspaces[row.record.workspace] for row in fresh]
         self._columns.extend([row.ordinal for row in fresh], workspaces)
-        codes: dict[str, list[bytes]] = {}
-        numbers: dict[str, list[int]] = {}
+        codes: defaultdict[str, list[bytes]] = defaultdict(list)
+        numbers: defaultdict[str, list[int]] = defaultdict(list)
         for row in fresh:
             if row.record.fingerprint.is_blank:
                 self._columns.remove(row.ordinal, row.ordinal)
                 continue
             for space, found in codes_by_space(row.record.fingerprint):
-                codes.setdefault(space, []).extend(found)
-                numbers.setdefault(space, []).extend([row.number] * len(found))
+                codes[space] += found
+                numbers[space] += [row.number] * len(found)
         for space, found in codes.items():
             self._space(space).add(as_codes(found), np.array(numbers[space], np.uint32))
 
-    def _remove(self, staged: _Staged, offset: int, record: Removed) -> None:
-        picture = (self._workspaces[record.workspace], record.image_id)
+    def _remove(self, staged: _Staged, offset: int, picture: bytes) -> None:
         if picture in staged.marks:
             return
         staged.marks[picture] = offset
-        staged.batch.put_mark(*picture, offset)
+        staged.batch.put_mark(picture, offset)
         first = staged.firsts.get(picture)
         if first is not None:
             self._columns.remove(first, offset)
@@ -424,14 +440,15 @@ class PartitionIndex:
 
     def as_of_now(self, row: Row) -> Row:
         """Give a stored row that sees what is still there of what came before it."""
-        return replace(row, ordinal=self.next_offset)
+        return msgspec.structs.replace(row, ordinal=self.next_offset)
 
     def visible(self, workspace: str, image_ids: Sequence[str]) -> list[Row]:
         """Give the pictures of these ids that are there and not removed."""
         number = self._workspaces.get(workspace)
         if number is None:
             return []
-        found = self._store.first_ordinals([(number, image_id) for image_id in image_ids])
+        pictures = [picture_key(number, image_id) for image_id in image_ids]
+        found = self._store.first_ordinals(pictures)
         rows = self.rows([ordinal for ordinal in found if ordinal is not None])
         return [row for row in rows if self._columns.removed_at[row.number] == NEVER]
 

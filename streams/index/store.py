@@ -96,8 +96,7 @@ class Progress(msgspec.Struct, frozen=True):
 NOTHING_APPLIED = Progress(next_offset=0, last_offset=-1, last_key=b"", pictures=0, removals=0)
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(msgspec.Struct, frozen=True):
     """A picture as indexed: its number (dense, in order of arrival) and its log record."""
 
     ordinal: int
@@ -118,6 +117,11 @@ class Storage:
     writes_stopped: bool
 
 
+def picture_key(workspace: int, image_id: str) -> bytes:
+    """Give what names an image id of a workspace, known by its number, in the keys."""
+    return _U32.pack(workspace) + image_id.encode()
+
+
 class Batch:
     """What one group writes; nothing of it is there before `Store.write`, all of it after."""
 
@@ -130,13 +134,13 @@ class Batch:
         head = _ROW_HEAD.pack(row.timestamp_ms, row.number)
         self._batch.put(_ROW + _U64.pack(row.ordinal), head + record)
 
-    def put_first(self, workspace: int, image_id: str, ordinal: int) -> None:
-        """Remember which record was the first of an image id."""
-        self._batch.put(_picture_key(_FIRST, workspace, image_id), _U64.pack(ordinal))
+    def put_first(self, picture: bytes, ordinal: int) -> None:
+        """Remember which record was the first of an image id; see `picture_key`."""
+        self._batch.put(_FIRST + picture, _U64.pack(ordinal))
 
-    def put_mark(self, workspace: int, image_id: str, ordinal: int) -> None:
-        """Mark an image id as removed, for good."""
-        self._batch.put(_picture_key(_MARK, workspace, image_id), _U64.pack(ordinal))
+    def put_mark(self, picture: bytes, ordinal: int) -> None:
+        """Mark an image id as removed, for good; see `picture_key`."""
+        self._batch.put(_MARK + picture, _U64.pack(ordinal))
 
     def put_removed(self, ordinal: int, removed_at: int) -> None:
         """End the visibility of the row at `ordinal`."""
@@ -261,13 +265,13 @@ class Store:
         """Read the stored first outcomes; None where a row was only rebuilt."""
         return self._get([_OUTCOME + _U64.pack(ordinal) for ordinal in ordinals])
 
-    def first_ordinals(self, pictures: Sequence[tuple[int, str]]) -> list[int | None]:
-        """Find the first record's offset of each (workspace number, image id)."""
-        return self._get_u64([_picture_key(_FIRST, *picture) for picture in pictures])
+    def first_ordinals(self, pictures: Sequence[bytes]) -> list[int | None]:
+        """Find the first record's offset of each image id; see `picture_key`."""
+        return self._get_u64([_FIRST + picture for picture in pictures])
 
-    def marks(self, pictures: Sequence[tuple[int, str]]) -> list[int | None]:
-        """Find the removal's offset of each (workspace number, image id)."""
-        return self._get_u64([_picture_key(_MARK, *picture) for picture in pictures])
+    def marks(self, pictures: Sequence[bytes]) -> list[int | None]:
+        """Find the removal's offset of each image id; see `picture_key`."""
+        return self._get_u64([_MARK + picture for picture in pictures])
 
     def all_marks(self) -> int:
         """Count the marks."""
@@ -416,10 +420,6 @@ def _options() -> Options:
     table.set_bloom_filter(10, block_based=False)
     options.set_block_based_table_factory(table)
     return options
-
-
-def _picture_key(prefix: bytes, workspace: int, image_id: str) -> bytes:
-    return prefix + _U32.pack(workspace) + image_id.encode()
 
 
 def _row(ordinal: int, value: bytes) -> Row:

@@ -32,7 +32,7 @@ from streams.index.partition import (
 )
 from streams.index.scan import flat_pairs
 from streams.index.space import Codes, Numbers
-from streams.index.store import Row
+from streams.index.store import Row, picture_key
 
 ReadLog = Callable[[int, int], Iterator[list[LogEntry]]]
 Advance = Callable[[str, int, int], None]
@@ -356,8 +356,9 @@ class Verification:
             self._differs(f"log record of offset {entry.offset}: unknown ({error})")
             return None
 
-    def _picture(self, record: Hashed | Removed) -> tuple[int, str]:
-        return self._index.workspaces.get(record.workspace, _NO_WORKSPACE), record.image_id
+    def _picture(self, record: Hashed | Removed) -> bytes:
+        workspace = self._index.workspaces.get(record.workspace, _NO_WORKSPACE)
+        return picture_key(workspace, record.image_id)
 
     def _differs(self, what: str) -> None:
         if len(self.differences) < NAMED_DIFFERENCES:

@@ -9,7 +9,6 @@ import random
 import tempfile
 from collections.abc import Callable, Iterable
 from contextlib import closing
-from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -253,7 +252,9 @@ def edit_outcome(world: World, of: str, **changed: Any) -> LogEntry:  # noqa: AN
     partition, position = find(world, IMAGE_MATCHED, lambda e: e.key == of.encode())
     entry = world.records[IMAGE_MATCHED][partition][position]
     outcome = msgspec.json.decode(entry.value or b"", type=ImageMatched)
-    return replace(entry, value=encode_json(msgspec.structs.replace(outcome, **changed)))
+    return msgspec.structs.replace(
+        entry, value=encode_json(msgspec.structs.replace(outcome, **changed))
+    )
 
 
 def put_outcome(world: World, image_id: str, entry: LogEntry) -> None:
@@ -337,7 +338,7 @@ def second_headers(world: World) -> None:
     """Plant: a copy of an outcome with another time in its headers."""
     entry = edit_outcome(world, "i7")
     headers = [(n, b"2020-01-01T00:00:00.000Z" if n == "ce_time" else v) for n, v in entry.headers]
-    add_outcome(world, replace(entry, headers=tuple(headers)))
+    add_outcome(world, msgspec.structs.replace(entry, headers=tuple(headers)))
 
 
 def second_dead_letter(world: World) -> None:
@@ -365,7 +366,7 @@ def second_fingerprint(world: World) -> None:
 def outcome_of_nobody(world: World) -> None:
     """Plant: an outcome of a picture that was never published."""
     entry = edit_outcome(world, "i7", image_id="nobody")
-    add_outcome(world, replace(entry, key=b"nobody"))
+    add_outcome(world, msgspec.structs.replace(entry, key=b"nobody"))
 
 
 def record_of_nobody(world: World) -> None:
@@ -398,14 +399,14 @@ def wrong_position(world: World) -> None:
 def wrong_bytes(world: World) -> None:
     """Plant: an outcome that says the same in other bytes."""
     entry = edit_outcome(world, "i7")
-    put_outcome(world, "i7", replace(entry, value=(entry.value or b"") + b" "))
+    put_outcome(world, "i7", msgspec.structs.replace(entry, value=(entry.value or b"") + b" "))
 
 
 def wrong_dead_letter(world: World) -> None:
     """Plant: a dead letter that is not the record as it was."""
     partition, position = find(world, DEAD_LETTERS, lambda entry: entry.key == b"bad")
     letters = world.records[DEAD_LETTERS][partition]
-    letters[position] = replace(letters[position], value=b"{}")
+    letters[position] = msgspec.structs.replace(letters[position], value=b"{}")
 
 
 def wrong_reason(world: World) -> None:
@@ -418,7 +419,9 @@ def lost_header(world: World) -> None:
     """Plant: a dead letter without one of the original headers."""
     partition, position = find(world, DEAD_LETTERS, lambda entry: entry.key == b"bad")
     letters = world.records[DEAD_LETTERS][partition]
-    letters[position] = replace(letters[position], headers=letters[position].headers[1:])
+    letters[position] = msgspec.structs.replace(
+        letters[position], headers=letters[position].headers[1:]
+    )
 
 
 def other_bytes(world: World) -> None:
@@ -438,7 +441,7 @@ def wrong_partition(world: World) -> None:
 def same_key(world: World) -> None:
     """Plant: two log records under one key, of which compaction would erase the first."""
     entries = world.records[INDEX_LOG][0]
-    entries[-1] = replace(entries[-1], key=entries[0].key)
+    entries[-1] = msgspec.structs.replace(entries[-1], key=entries[0].key)
 
 
 def before_settings(world: World) -> None:

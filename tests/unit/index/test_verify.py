@@ -20,7 +20,7 @@ from streams.entry import LogEntry
 from streams.errors import CorruptStateError
 from streams.index import partition as partition_module
 from streams.index.partition import PartitionIndex
-from streams.index.store import Batch
+from streams.index.store import Batch, picture_key
 from streams.index.verify import NAMED_DIFFERENCES, Verification
 
 TOPIC = "topic-id"
@@ -141,11 +141,11 @@ def planted(index: PartitionIndex, what: str) -> None:
             changed = msgspec.structs.replace(row.record, ingested_at_ms=1)
             batch.put_row(row, encode_log(changed))
         case "id":
-            batch.put_first(workspace, row.record.image_id, row.ordinal + 1)
+            batch.put_first(picture_key(workspace, row.record.image_id), row.ordinal + 1)
         case "stray id":
-            batch.put_first(workspace, "never", row.ordinal)
+            batch.put_first(picture_key(workspace, "never"), row.ordinal)
         case "mark":
-            batch.put_mark(workspace, "never", 9)
+            batch.put_mark(picture_key(workspace, "never"), 9)
         case "outcome":
             batch.put_outcome(row.ordinal, b"{}")
         case "removal":

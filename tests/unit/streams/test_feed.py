@@ -3,10 +3,11 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Generator, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Self, cast
 
 import faust
+import msgspec
 import pytest
 
 from schemas.topics import IMAGE_INGESTED, MATCH_ASKED
@@ -31,7 +32,7 @@ def entry(offset: int) -> LogEntry:
 
 def another(offset: int) -> LogEntry:
     """Give a record of the same picture that is at the offset now, as published again."""
-    return replace(entry(offset), timestamp_ms=5000 + offset)
+    return msgspec.structs.replace(entry(offset), timestamp_ms=5000 + offset)
 
 
 @dataclass
