@@ -82,6 +82,8 @@ def inside(luma: Luma) -> Rectangle:
     down, across = ndimage.find_objects(parts)[largest - 1]
     left, right = across.start * _CELL_PIXELS, across.stop * _CELL_PIXELS
     top, bottom = _edges(other[:, left:right].mean(axis=1), down)
+    if top == bottom:  # two thin strips, and page between them
+        return whole
     left, right = _edges(other[top:bottom].mean(axis=0), across)
     found = _if_large_enough((left, top, right, bottom), luma)
     if found == whole:

@@ -75,3 +75,13 @@ def test_any_shape_gives_a_rectangle_within(shape: tuple[int, int]) -> None:
     for left, top, right, bottom in (trimmed(noise), inside(noise)):
         assert 0 <= left < right <= shape[1]
         assert 0 <= top < bottom <= shape[0]
+
+
+@pytest.mark.filterwarnings("error")
+def test_two_thin_strips_are_no_picture() -> None:
+    """Page runs between them, where the middle of a picture would be."""
+    page = np.full((200, 200), 255, np.uint8)
+    noise = np.random.default_rng(3).integers(20, 230, (20, 200))
+    page[80:100] = noise
+    page[88:92] = 255
+    assert inside(page) == (0, 0, 200, 200)
