@@ -5,7 +5,7 @@ Pure. Called by the CLI and the API; the pictures need not be in any index.
 
 import msgspec
 
-from agents.decide import Asks, Decision, decide
+from agents.decide import Decision, decide, met_views
 from schemas.records import Fingerprint, MatchSettings
 
 
@@ -32,15 +32,10 @@ class Compared(msgspec.Struct, frozen=True):
 
 def compare(picture: Fingerprint, earlier: Fingerprint, settings: MatchSettings) -> Compared:
     """How `picture`, arriving later, relates to `earlier`, and what speaks for it."""
-    met: list[MetPair] = []
-    for ask in Asks(picture):
-        for view in earlier.views:
-            distance = (ask.code ^ int.from_bytes(view.code)).bit_count()
-            if distance <= settings.radius:
-                fine = None
-                if ask.fine is not None:
-                    fine = (ask.fine ^ int.from_bytes(view.fine)).bit_count()
-                met.append(MetPair(ask.name, view.name, distance, fine, ask.mirrored))
+    met = [
+        MetPair(pair.ask.name, pair.view.name, pair.distance, pair.fine_distance, pair.ask.mirrored)
+        for pair in met_views(picture, earlier, settings.radius)
+    ]
     decision = decide(picture, earlier, settings)
     whole = None
     if picture.views and earlier.views:

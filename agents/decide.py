@@ -19,7 +19,7 @@ relate to identical bytes only.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -204,10 +204,6 @@ class Asks:
         ]
         self._made: dict[int, Ask] = {}
 
-    def __iter__(self) -> Iterator[Ask]:
-        """Give all of them."""
-        return map(self.ask, range(len(self.codes)))
-
     def ask(self, number: int) -> Ask:
         """Give what the code of this number is of."""
         if number not in self._made:
@@ -255,6 +251,20 @@ def decide_all(
     return [decided[other] for other in earlier]
 
 
+class Met(NamedTuple):
+    """Two views within the radius of each other: one asked with, and one of an earlier picture."""
+
+    distance: int
+    fine_distance: int | None
+    ask: Ask
+    view: View
+
+
+def met_views(picture: Fingerprint, earlier: Fingerprint, radius: int) -> list[Met]:
+    """The views of two pictures that are within the radius, the most telling first."""
+    return _meet(_Asking(picture), [earlier], radius)[0]
+
+
 @dataclass(frozen=True, slots=True)
 class Meeting:
     """How near two pictures come whose views are within the radius of each other."""
@@ -266,7 +276,7 @@ class Meeting:
 
 def meet(picture: Fingerprint, earlier: Fingerprint, radius: int) -> Meeting | None:
     """How two pictures of different bytes meet; None where no two views are within the radius."""
-    (met,) = _meet(_Asking(picture), [earlier], radius)
+    met = met_views(picture, earlier, radius)
     if not met:
         return None
     score, fine_distance = _nearest(met)
@@ -296,15 +306,8 @@ class _Asking:
         return self._details[key]
 
 
-class _Met(NamedTuple):
-    distance: int
-    fine_distance: int | None
-    ask: Ask
-    view: View
-
-
 def _decide(
-    asking: _Asking, earlier: Fingerprint, met: Sequence[_Met], settings: MatchSettings
+    asking: _Asking, earlier: Fingerprint, met: Sequence[Met], settings: MatchSettings
 ) -> Decision | None:
     if asking.picture.sha256 == earlier.sha256:
         return _IDENTICAL
@@ -339,12 +342,12 @@ def _decide(
     )
 
 
-def _meet(asking: _Asking, earlier: Sequence[Fingerprint], radius: int) -> list[list[_Met]]:
+def _meet(asking: _Asking, earlier: Sequence[Fingerprint], radius: int) -> list[list[Met]]:
     """For each earlier picture the pairs within the radius, the most telling first.
 
     Fingerprints of different versions are never compared.
     """
-    met: list[list[_Met]] = [[] for _ in earlier]
+    met: list[list[Met]] = [[] for _ in earlier]
     views = [
         (of, view)
         for of, other in enumerate(earlier)
@@ -361,16 +364,16 @@ def _meet(asking: _Asking, earlier: Sequence[Fingerprint], radius: int) -> list[
         fine_distance = None
         if ask.fine is not None:
             fine_distance = (ask.fine ^ int.from_bytes(view.fine)).bit_count()
-        met[of].append(_Met(distance, fine_distance, ask, view))
+        met[of].append(Met(distance, fine_distance, ask, view))
     return [sorted(pairs, key=_telling) for pairs in met]
 
 
-def _nearest(met: Sequence[_Met]) -> tuple[int, int | None]:
+def _nearest(met: Sequence[Met]) -> tuple[int, int | None]:
     fine = (pair.fine_distance for pair in met if pair.fine_distance is not None)
     return min(pair.distance for pair in met), min(fine, default=None)
 
 
-def _telling(pair: _Met) -> tuple[int, int, bool]:
+def _telling(pair: Met) -> tuple[int, int, bool]:
     """Close fine codes first; an asked window has none. Larger views lie more exactly."""
     whole = pair.ask.name == pair.view.name == WHOLE
     if pair.fine_distance is None:
@@ -381,13 +384,13 @@ def _telling(pair: _Met) -> tuple[int, int, bool]:
 
 
 def _closest(
-    asking: _Asking, earlier: Fingerprint, met: Sequence[_Met], least_view_confidence: float
-) -> tuple[_Met, Comparison | None] | None:
+    asking: _Asking, earlier: Fingerprint, met: Sequence[Met], least_view_confidence: float
+) -> tuple[Met, Comparison | None] | None:
     """The pair whose views lay both pictures over each other best; None where none is worth it."""
     sketch = _sketch(earlier)
     if asking.sketch is None or sketch is None:
         return met[0], None
-    laid: dict[object, tuple[_Met, Comparison | None]] = {}
+    laid: dict[object, tuple[Met, Comparison | None]] = {}
     size = earlier.decoded_width_pixels, earlier.decoded_height_pixels
     for pair in met[:_PAIRS_COMPARED]:
         other_box = _box(pair.view.rectangle, size)
@@ -419,7 +422,7 @@ def _agreement(comparison: Comparison | None) -> float:
     return -math.inf if comparison is None else comparison.agreement
 
 
-def _view_confidence(pair: _Met, alike: float) -> float:
+def _view_confidence(pair: Met, alike: float) -> float:
     """How likely two views that met show the same; 1 where this would not tell.
 
     `alike`: how they correlate in detail, -1 to 1.
@@ -454,7 +457,7 @@ def _logistic(evidence: float) -> float:
     return 1.0 / (1.0 + math.exp(-evidence))
 
 
-def _relation(pair: _Met, comparison: Comparison | None, settings: MatchSettings) -> Relation:
+def _relation(pair: Met, comparison: Comparison | None, settings: MatchSettings) -> Relation:
     if pair.ask.mirrored:
         return "mirrored"
     if comparison is None:
