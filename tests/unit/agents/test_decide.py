@@ -11,7 +11,7 @@ import agents.decide
 from agents.decide import Decision, asked_codes, decide, decide_all, default_match_settings, meet
 from agents.decode import DecodeLimits
 from agents.fingerprint import fingerprint
-from agents.sketch import compare
+from agents.sketch import compare, detail
 from schemas.codec import decode_log
 from schemas.records import Fingerprint, MatchSettings, View
 from streams.evaluation.alterations import barred, overlaid, screenshot
@@ -297,6 +297,31 @@ def test_views_that_show_the_same_are_compared_as_ever(photograph: Image.Image) 
         assert decide(newer, older, SETTINGS) == before
     surest = msgspec.structs.replace(SETTINGS, least_view_confidence=1.0)
     assert decide(fingerprinted(photograph.resize((300, 300))), older, surest) is None
+
+
+def test_details_are_looked_at_only_where_codes_leave_a_doubt(
+    photograph: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the codes lie close, no detail could change the decision."""
+    looked = Mock(wraps=detail)
+    monkeypatch.setattr(agents.decide, "detail", looked)
+    width, height = photograph.size
+    older = [fingerprinted(photograph), *map(fingerprinted, quarters(shipped("chelsea")))]
+    newer = [
+        fingerprinted(photograph.resize((300, 300))),
+        fingerprinted(photograph.transpose(Image.Transpose.FLIP_LEFT_RIGHT)),
+        fingerprinted(photograph.crop((20, 20, width - 20, height - 20))),
+        *map(fingerprinted, quarters(photograph)),
+    ]
+    made = []
+    for most_alike in (agents.decide._MOST_ALIKE, 50.0):
+        looked.reset_mock()
+        monkeypatch.setattr(agents.decide, "_MOST_ALIKE", most_alike)
+        made.append(([decide_all(one, older, SETTINGS) for one in newer], looked.call_count))
+    (decisions, few), (as_with_details, all_of_them) = made
+    assert decisions == as_with_details
+    assert any(any(found) for found in decisions)
+    assert few < all_of_them
 
 
 def test_settings_of_version_3_are_still_read() -> None:
