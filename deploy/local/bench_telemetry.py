@@ -6,6 +6,7 @@ load, a picture's share is smaller.
 
 import tempfile
 import time
+import timeit
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,13 +44,7 @@ def metrics_cost(made: Fingerprint) -> MetricsCost:
 
 def seconds_of(work: Callable[[], object], times: int = 1) -> float:
     """Give the time of one call where nothing else disturbs: the best of ten runs."""
-    runs = []
-    for _ in range(_RUNS):
-        began = time.perf_counter()
-        for _ in range(times):
-            work()
-        runs.append((time.perf_counter() - began) / times)
-    return min(runs)
+    return min(timeit.repeat(work, number=times, repeat=_RUNS)) / times
 
 
 class _Signal:

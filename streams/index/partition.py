@@ -273,8 +273,9 @@ class PartitionIndex:
                     fresh.append(self._add(staged, entry, record, picture, len(fresh)))
                     kept = fresh[-1].record
                 else:
-                    message = f"offset {entry.offset} is applied, but its picture is not there"
-                    raise CorruptStateError(message)
+                    raise CorruptStateError(
+                        f"offset {entry.offset} is applied, but its picture is not in the index"
+                    )
                 arrivals.append(Arrival(entry.offset, staged.firsts[picture], kept))
             elif not new:
                 continue
