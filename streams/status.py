@@ -9,14 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from confluent_kafka import (
-    ConsumerGroupTopicPartitions,
-    KafkaException,
-    TopicPartition,
-)
+from confluent_kafka import KafkaException
 
 from schemas.topics import IMAGE_MATCHED, TOPICS
-from streams.kafka.client import admin_client, classified, require_access
+from streams.kafka.client import admin_client, classified, committed_of, require_access
 from streams.kafka.ends import Ends, time_ms
 from streams.kafka.topics import GROUP_TOPICS
 from streams.settings import Settings
@@ -126,22 +122,16 @@ class Reader:
     def _group(self, name: str, topics: Sequence[str]) -> Group:
         asked = self._admin.describe_consumer_groups([name], request_timeout=_ANSWER_SECONDS)
         members = len(asked[name].result(_ANSWER_SECONDS).members)
-        places = [
-            TopicPartition(t, number) for t in topics for number in range(self._settings.partitions)
-        ]
-        wanted = ConsumerGroupTopicPartitions(name, places)
-        offsets = self._admin.list_consumer_group_offsets([wanted], request_timeout=_ANSWER_SECONDS)
-        committed = offsets[name].result(_ANSWER_SECONDS).topic_partitions
+        places = [(t, number) for t in topics for number in range(self._settings.partitions)]
+        found = committed_of(self._settings, name, places, _ANSWER_SECONDS)
         lag_records, done, oldest_ms = 0, 0, None
-        for place in committed:
-            low, high = self._ends.watermarks(place.topic, place.partition)
-            offset = max(place.offset, low)
+        for place, committed in found.items():
+            low, high = self._ends.watermarks(*place)
+            offset = low if committed is None else max(committed.offset, low)
             done += offset
             if offset < high:
                 lag_records += high - offset
-                at_ms = time_ms(
-                    self._settings, place.topic, place.partition, offset, _ANSWER_SECONDS
-                )
+                at_ms = time_ms(self._settings, *place, offset, _ANSWER_SECONDS)
                 oldest_ms = min(filter(None, (oldest_ms, at_ms)), default=None)
         age = 0.0 if oldest_ms is None else max(0.0, time.time() - oldest_ms / 1000)
         return Group(name, members, lag_records, age, done)

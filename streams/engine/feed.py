@@ -34,7 +34,10 @@ logger = logging.getLogger(__name__)
 
 # Waiting this long for more makes groups, which are delivered and committed together.
 _GATHER_SECONDS = 0.003
-# How often a partition without events is compared with its end in the log.
+# How often a partition without events is compared with its end in the log: the less often the
+# longer nothing was missing. Soon after it was assigned, because where the group forms anew Faust
+# may drop what it has fetched already.
+_FIRST_IDLE_SECONDS = 0.5
 _IDLE_SECONDS = 5.0
 
 Loss = Literal["expired", "made_anew"]
@@ -64,8 +67,15 @@ class _Position:
     start: int
     expected: int
     moved_at: float
+    idle_seconds: float
+    """After so long without events its end is asked for."""
     is_beyond: bool = False
     """Whether the log ended before `expected` when it was last asked."""
+
+    @property
+    def look_at(self) -> float:
+        """When its end is asked for, if nothing comes until then."""
+        return self.moved_at + min(self.idle_seconds, _IDLE_SECONDS)
 
 
 class Feed:
@@ -128,7 +138,9 @@ class Feed:
                 news: set[asyncio.Future[Any]] = {told, gathering, watching, stopping}
                 if self._looking is not None and not self._looking.done():
                     news.add(self._looking)
-                await asyncio.wait(news, timeout=_IDLE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(
+                    news, timeout=self._until_look(), return_when=asyncio.FIRST_COMPLETED
+                )
                 told.cancel()
                 if watching.done():
                     watching.result()
@@ -236,8 +248,9 @@ class Feed:
             start, last, lost = await self._start(partition, topic_id)
             self._app.identities[self._topic] = topic_id
             self._same.begin(partition, start, last, epochs.get(partition.partition))
-            position = _Position(assignment, generation, start, start, self._clock())
-            self._positions[partition] = position
+            self._positions[partition] = _Position(
+                assignment, generation, start, start, self._clock(), _FIRST_IDLE_SECONDS
+            )
             if lost is not None:
                 await self._app.seek(partition, start)
                 # Committed at once: whoever starts next is to find no loss again.
@@ -316,6 +329,16 @@ class Feed:
         if joined:
             yield self._stretch(partition, joined, joined[-1].offset + 1)
 
+    def _until_look(self) -> float:
+        """Give the seconds until the end of some partition is to be asked for."""
+        if self._app.assignment is None:
+            return _IDLE_SECONDS
+        if self._looking is not None:
+            return 0.0 if self._looking.done() else _IDLE_SECONDS
+        now = self._clock()
+        due = (position.look_at - now for position in self._positions.values())
+        return max(0.0, min(due, default=_IDLE_SECONDS))
+
     async def _silent(self) -> AsyncIterator[Stretch]:
         """Read what the log holds of partitions whose events do not come.
 
@@ -325,7 +348,7 @@ class Feed:
             silent = {
                 partition: position.expected
                 for partition, position in self._positions.items()
-                if self._clock() - position.moved_at >= _IDLE_SECONDS
+                if self._clock() >= position.look_at
             }
             if silent:
                 self._looking = asyncio.ensure_future(self._ends(silent))
@@ -340,7 +363,12 @@ class Feed:
             position.moved_at = self._clock()
             await self._check_end(partition, position, high)
             stop = min(high, position.expected + self._gather)
-            if stop > position.expected:
+            if stop == position.expected:
+                position.idle_seconds = min(2 * position.idle_seconds, _IDLE_SECONDS)
+            elif stop < position.expected:  # a new leader gets time to find its end
+                position.idle_seconds = _IDLE_SECONDS
+            else:
+                position.idle_seconds = _FIRST_IDLE_SECONDS
                 logger.warning("%s: reading up to %d from the log", partition, stop)
                 async for stretch in self._filled(partition, stop):
                     yield stretch

@@ -60,6 +60,8 @@ _METADATA: Final = re.compile("([A-Za-z0-9+/_-]{22})(?: ([0-9]{1,19}) ([0-9a-f]{
 _CONNECTING_SECONDS: Final = 10.0
 _CONNECT_POLL_SECONDS: Final = 0.2
 _OTHERS_SECONDS: Final = 1.0
+_BETWEEN_QUESTIONS_SECONDS: Final = 0.1
+_LEAST_SECONDS: Final = 0.1
 
 DIRECT_GROUP: Final = "check-dedup-direct"
 """librdkafka insists on one; it is never joined."""
@@ -186,24 +188,43 @@ def classified(error: KafkaError, what: str) -> MisconfiguredError | RetryableEr
     return kind(f"{what}: {error}")
 
 
-def committed(
-    settings: Settings, group: str, topic: str, partition: int, timeout_seconds: float = 10.0
-) -> Committed | None:
-    """Ask for what a group has committed; None where it has nothing.
+def committed_of(
+    settings: Settings,
+    group: str,
+    places: Iterable[tuple[str, int]],
+    timeout_seconds: float = 10.0,
+) -> dict[tuple[str, int], Committed | None]:
+    """Ask for what a group has committed of partitions; None where it has nothing.
+
+    Not asked of an administration client: where the group's coordinator is about to move, which is
+    so while a broker comes back, its `list_consumer_group_offsets` ends the process by a
+    segmentation fault (librdkafka 2.16 and earlier, issue 5040).
 
     Raises:
         RetryableError: no answer in time.
         MisconfiguredError: there is no such topic, or we may not see it.
     """
-    with closing(Consumer({**_common(settings), "group.id": group})) as asker:
+    asked = [TopicPartition(*place) for place in places]
+    if not asked:
+        return {}
+    what = f"asking for the offsets that {group} committed on {asked[0].topic}"
+    with closing(Consumer({**_common(settings), "group.id": group}, logger=_LOGGER)) as asker:
         try:
-            (found,) = asker.committed([TopicPartition(topic, partition)], timeout_seconds)
+            found = asker.committed(asked, timeout_seconds)
         except KafkaException as error:
-            what = f"asking for the offset that {group} committed on {topic}[{partition}]"
             raise classified(error.args[0], what) from error
-        if found.error is not None or found.offset < 0:
-            return None
-        return as_committed(found)
+    for place in found:
+        if place.error is not None:
+            raise classified(place.error, f"{what}[{place.partition}]")
+    return {
+        (place.topic, place.partition): as_committed(place) if place.offset >= 0 else None
+        for place in found
+    }
+
+
+def committed(settings: Settings, group: str, topic: str, partition: int) -> Committed | None:
+    """Ask for what a group has committed of one partition; errors as those of `committed_of`."""
+    return committed_of(settings, group, [(topic, partition)])[topic, partition]
 
 
 def commit_metadata(topic_id: str, last: Mark | None = None) -> str:
@@ -244,12 +265,31 @@ def topic_identity(settings: Settings, topic: str, timeout_seconds: float = 10.0
         MisconfiguredError: there is no such topic, or we may not see it.
     """
     admin = admin_client(settings)  # kept: a client without a name is gone before the answer
-    answers = admin.describe_topics(TopicCollection([topic]), request_timeout=timeout_seconds)
+    what = f"describing {topic}"
+    left_seconds = _await_controller(admin, topic, timeout_seconds, what)
+    answers = admin.describe_topics(TopicCollection([topic]), request_timeout=left_seconds)
     try:
         found = answers[topic].result()
     except KafkaException as error:
-        raise classified(error.args[0], f"describing {topic}") from error
+        raise classified(error.args[0], what) from error
     return TopicIdentity(str(found.topic_id), len(found.partitions))
+
+
+def _await_controller(admin: AdminClient, topic: str, timeout_seconds: float, what: str) -> float:
+    """Have a client know the controller, and give the seconds that are left.
+
+    Told once that there is none, which is so for a moment when a broker comes back, librdkafka
+    waits until its time is over (2.16): it does not ask again of itself.
+    """
+    deadline = time.monotonic() + timeout_seconds
+    while (left_seconds := deadline - time.monotonic()) > 0:
+        try:
+            if admin.list_topics(topic, timeout=left_seconds).controller_id >= 0:
+                return max(_LEAST_SECONDS, deadline - time.monotonic())
+        except KafkaException as error:
+            raise classified(error.args[0], what) from error
+        time.sleep(_BETWEEN_QUESTIONS_SECONDS)
+    raise RetryableError(f"{what}: the cluster has had no controller for {timeout_seconds:g} s")
 
 
 def leader_epochs(

@@ -40,8 +40,8 @@ from streams.kafka.client import (
     Committed,
     TopicIdentity,
     admin_client,
-    as_committed,
     classified,
+    committed_of,
     producer,
     require_access,
 )
@@ -104,7 +104,7 @@ def create(
         raise MisconfiguredError("\n".join(wrong))
     first = msgspec.structs.replace(first, partitions=settings.partitions)
     appended = _append_first(settings, first, clock_ms, new_key)
-    return Created(topics, appended, _commit_first_offsets(admin, settings.partitions))
+    return Created(topics, appended, _commit_first_offsets(admin, settings))
 
 
 def renew(
@@ -150,7 +150,7 @@ def check(settings: Settings) -> list[str]:
     problems += _wrong_configs(admin, [name for name in TOPICS if name in counts])
     problems += _wrong_settings(settings, counts.get(INDEX_LOG, 0))
     for group, topics in GROUP_TOPICS.items():
-        committed = _committed(admin, group, {topic: counts.get(topic, 0) for topic in topics})
+        committed = _committed(settings, group, {topic: counts.get(topic, 0) for topic in topics})
         for topic in topics:
             with closing(LogReader(settings, topic)) as reader:
                 for partition in range(counts.get(topic, 0)):
@@ -278,10 +278,12 @@ def _append(
     return offsets
 
 
-def _commit_first_offsets(admin: AdminClient, partitions: int) -> tuple[tuple[str, str, int], ...]:
+def _commit_first_offsets(
+    admin: AdminClient, settings: Settings
+) -> tuple[tuple[str, str, int], ...]:
     made = []
     for group, topics in GROUP_TOPICS.items():
-        committed = _committed(admin, group, dict.fromkeys(topics, partitions))
+        committed = _committed(settings, group, dict.fromkeys(topics, settings.partitions))
         missing = [place for place, found in committed.items() if found is None]
         if not missing:
             continue
@@ -403,22 +405,11 @@ def _partition_counts(admin: AdminClient) -> dict[str, int]:
 
 
 def _committed(
-    admin: AdminClient, group: str, counts: Mapping[str, int]
+    settings: Settings, group: str, counts: Mapping[str, int]
 ) -> dict[tuple[str, int], Committed | None]:
     """Give what a group has committed of each partition, None where there is nothing."""
-    places = [
-        TopicPartition(topic, part) for topic, count in counts.items() for part in range(count)
-    ]
-    if not places:
-        return {}
-    asked = admin.list_consumer_group_offsets(
-        [ConsumerGroupTopicPartitions(group, places)], request_timeout=_ANSWER_SECONDS
-    )
-    found = _answer(asked[group], f"reading the committed offsets of {group}").topic_partitions
-    return {
-        (place.topic, place.partition): as_committed(place) if place.offset >= 0 else None
-        for place in found
-    }
+    places = [(topic, part) for topic, count in counts.items() for part in range(count)]
+    return committed_of(settings, group, places, _ANSWER_SECONDS)
 
 
 def _answer(future: "Future[Answer]", what: str) -> Answer:

@@ -1,8 +1,10 @@
 """A feed gives everything of a partition, in order, whatever Faust delivers of it."""
 
 import asyncio
+import itertools
 import threading
-from collections.abc import AsyncIterator, Generator, Iterable
+import time
+from collections.abc import AsyncIterator, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self, cast
 
@@ -366,6 +368,61 @@ async def test_a_silent_partition_is_read_from_the_log(monkeypatch: pytest.Monke
     assert offsets(await world.next()) == [0, 1, 2]
 
 
+async def test_what_comes_right_after_an_assignment_and_is_dropped_is_read_soon() -> None:
+    """Faust drops what it fetched while the group formed anew; who waits for it waits no 5 s."""
+    world = World(Log(end=3))
+    await world.begin()
+    assert offsets(await asyncio.wait_for(world.next(), 2)) == [0, 1, 2]
+
+
+async def test_ends_are_asked_for_the_less_often_the_longer_nothing_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Soon after the assignment, and then ever later, up to a bound; never between assignments."""
+    monkeypatch.setattr(feed_module, "_FIRST_IDLE_SECONDS", 0.02)
+    monkeypatch.setattr(feed_module, "_IDLE_SECONDS", 0.2)
+    world = World(Log(end=0))
+    asked: list[float] = []
+    watermarks = world.log.watermarks
+
+    def counted(partition: int, _: float = 0.0, /) -> tuple[int, int]:
+        asked.append(time.monotonic())
+        return watermarks(partition)
+
+    monkeypatch.setattr(world.log, "watermarks", counted)
+    await world.begin()
+    asked.clear()
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(anext(world.stretches), 1.5)
+    gaps = [later - earlier for earlier, later in itertools.pairwise(asked)]
+    assert all(gap >= least for gap, least in zip(gaps, (0.04, 0.08, 0.16), strict=False))
+    assert all(gap >= 0.2 for gap in gaps[3:])
+    assert 5 <= len(gaps) <= 11
+
+
+async def test_between_two_assignments_a_feed_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not turn round and round over partitions whose turn it would be."""
+    monkeypatch.setattr(feed_module, "_FIRST_IDLE_SECONDS", 0.01)
+    world = World(Log(end=0))
+    await world.begin()
+    waiting = asyncio.ensure_future(anext(world.stretches))
+    await asyncio.sleep(0.1)
+    world.revoke()
+    await world.app.on_partitions_assigned.handler()
+    rounds = 0
+    present = world.feed._present
+
+    def counted(messages: Sequence[Any]) -> AsyncIterator[Stretch]:
+        nonlocal rounds
+        rounds += 1
+        return present(messages)
+
+    monkeypatch.setattr(world.feed, "_present", counted)
+    await asyncio.sleep(0.3)
+    waiting.cancel()
+    assert rounds <= 2
+
+
 async def test_a_broker_that_does_not_answer_is_asked_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -505,6 +562,17 @@ async def test_a_log_that_ends_before_what_was_read_stops(
     world.log.end = 2
     with pytest.raises(CorruptStateError, match="was read up to 3, and ends at 2"):
         await world.next()
+
+
+async def test_a_new_leader_gets_time_to_find_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However soon after an assignment one looks: the second look is seconds after the first."""
+    monkeypatch.setattr(feed_module, "_FIRST_IDLE_SECONDS", 0.01)
+    world = World(Log(end=3), IMAGE_INGESTED)
+    await world.begin()
+    assert offsets(await world.next()) == [0, 1, 2]
+    world.log.end = 2
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(anext(world.stretches), 1)
 
 
 async def test_another_record_at_the_committed_offset_stops() -> None:
