@@ -78,6 +78,12 @@ def ready(own_broker: Broker, tmp_path: Path) -> Iterator[Stack]:
         found.stop()
 
 
+def standing(stack: Stack) -> str:
+    """Say where everything stands, for an error's message: lags, outcomes, what was logged."""
+    said = [member.log_tail() for member in stack.members]
+    return "\n".join([stack.command("status"), *said])
+
+
 def test_what_only_seems_to_live_ends_with_its_reason(ready: Stack) -> None:
     """An agent that hangs, a loop that does not turn, a group that is never joined."""
     broken = {
@@ -120,7 +126,8 @@ def test_what_waits_is_left_alone(ready: Stack, own_broker: Broker, workspace: s
     with Client(ready.settings) as client:
         event = ImageIngested(workspace, uuid.uuid4().hex, content=photograph_file(5_002))
         client.ingest(event)
-        assert client.wait(
+        has_ended = client.wait(
             lambda: client.ended(event.image_id), WAIT_SECONDS, meanwhile=ready.require_alive
         )
+        assert has_ended, standing(ready)
     assert [member.process() for member in ready.members] == processes
