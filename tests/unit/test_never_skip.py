@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -22,16 +23,17 @@ SKIPS = {
 }
 
 
-def run(folder: Path, source: str) -> subprocess.CompletedProcess[str]:
-    """Run pytest on one file beside a copy of our rules."""
+def run(folder: Path, sources: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run pytest on files beside a copy of our rules; it names each failure and its reason."""
     shutil.copy(RULES, folder)
-    (folder / "test_it.py").write_text(f"import pytest\n\n{source}")
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--rootdir", str(folder)]
+    for name, source in sources.items():
+        (folder / f"test_{name}.py").write_text(f"import pytest\n\n{source}")
+    options = ["-p", "no:cacheprovider", "--continue-on-collection-errors", "-rfEx"]
     return subprocess.run(
-        [*command, str(folder)],
+        [sys.executable, "-m", "pytest", *options, "--rootdir", str(folder), str(folder)],
         cwd=folder,
         # Plugins take longer to import than all of this, and have no part in it.
-        env=os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+        env=os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "COLUMNS": "200"},
         capture_output=True,
         text=True,
         check=False,
@@ -39,18 +41,37 @@ def run(folder: Path, source: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("source", SKIPS.values(), ids=SKIPS.keys())
-def test_a_skip_fails_the_run(tmp_path: Path, source: str) -> None:
-    """However a test skips itself, pytest's exit status says that something failed, and why."""
-    done = run(tmp_path, source)
-    assert done.returncode != 0
-    assert "Skipping is not allowed here" in done.stdout
-    assert "no broker" in done.stdout.replace("no_broker", "no broker")
-    assert "skipped" not in done.stdout.splitlines()[-1]
+@pytest.fixture(scope="module")
+def skipping(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedProcess[str]:
+    """A run of files that each skip in their own way."""
+    return run(tmp_path_factory.mktemp("skips"), SKIPS)
+
+
+@pytest.mark.parametrize("name", SKIPS)
+def test_a_skip_is_a_failure(skipping: subprocess.CompletedProcess[str], name: str) -> None:
+    """However a test skips itself, it is listed as failed, and why."""
+    summary = skipping.stdout.rpartition("short test summary info")[2].splitlines()
+    (line,) = [line for line in summary if f"test_{name}.py" in line]
+    assert line.startswith(("FAILED", "ERROR"))
+    assert "Skipping is not allowed here" in line
+    assert "no broker" in line.replace("no_broker", "no broker")
+
+
+def test_a_run_with_skips_fails(skipping: subprocess.CompletedProcess[str]) -> None:
+    """Pytest's exit status says so, and nothing is counted as skipped."""
+    assert skipping.returncode != 0
+    assert "skipped" not in skipping.stdout.splitlines()[-1]
+
+
+def test_one_skip_alone_fails_a_run(tmp_path: Path) -> None:
+    """Also where everything else passes."""
+    passes = "def test_it():\n    pass\n"
+    assert run(tmp_path, {"call": SKIPS["call"], "other": passes}).returncode != 0
 
 
 def test_an_expected_failure_is_no_skip(tmp_path: Path) -> None:
     """`xfail` states a known defect and stays allowed."""
-    done = run(tmp_path, "@pytest.mark.xfail\ndef test_it():\n    raise AssertionError\n")
+    source = "@pytest.mark.xfail\ndef test_it():\n    raise AssertionError\n"
+    done = run(tmp_path, {"it": source})
     assert done.returncode == 0
     assert "1 xfailed" in done.stdout
