@@ -41,8 +41,8 @@ test: ## everything: check, then the tests on a real Kafka, then with faults inj
 check: setup ## ruff, mypy and every test that needs no broker; before each commit
 	@$(MAKE) --keep-going lint types tests-without-broker
 
-tests-without-broker: setup
-	@$(BIN)/python -m pytest --numprocesses auto --dist worksteal \
+tests-without-broker: setup  # schemathesis is for the API's test, and takes 2 s to import
+	@$(BIN)/python -m pytest --numprocesses auto --dist worksteal -p no:schemathesis \
 		$(addprefix --ignore=,$(NEEDS_A_BROKER)) tests
 
 fuzz: setup ## look for bytes that do harm, pictures and records in turn (SECONDS=60 each)
