@@ -320,6 +320,9 @@ def _common(settings: Settings) -> Config:
     return {
         "bootstrap.servers": settings.bootstrap_servers,
         **librdkafka_security(settings),
+        # Only `topics create` makes topics: where a broker makes what is asked for, by default a
+        # producer and an administration client would.
+        "allow.auto.create.topics": False,
         # A broker that comes back is found at once: librdkafka's default grows to 10 s.
         "reconnect.backoff.ms": 50,
         "reconnect.backoff.max.ms": 1000,

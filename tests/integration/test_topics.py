@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import replace
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -29,7 +30,7 @@ from schemas.topics import IMAGE_INGESTED, IMAGE_MATCHED, INDEX_LOG, MATCH_ASKED
 from streams.entry import LogEntry
 from streams.errors import MisconfiguredError, RetryableError
 from streams.kafka import topics
-from streams.kafka.client import admin_client, producer, topic_id
+from streams.kafka.client import admin_client, direct_consumer, producer, topic_id
 from streams.kafka.log import LogReader
 from streams.settings import Settings
 
@@ -393,6 +394,19 @@ def test_first_offsets_of_a_running_group(settings: Settings) -> None:
             create(settings)
     finally:
         member.close()
+
+
+def test_no_client_makes_a_topic_by_asking_for_it(tmp_path: Path) -> None:
+    """Also where the broker would: such a topic has neither our partitions nor our policies."""
+    with Broker(tmp_path, properties="auto.create.topics.enable=true\n") as broker:
+        settings = Settings(bootstrap_servers=broker.bootstrap, partitions=PARTITIONS)
+        producer(settings).list_topics(IMAGE_INGESTED, 10)
+        admin_of(settings).list_topics(IMAGE_INGESTED, 10)
+        direct_consumer(settings).list_topics(IMAGE_INGESTED, 10)
+        with pytest.raises(MisconfiguredError):
+            topic_id(settings, IMAGE_INGESTED)
+        time.sleep(1)  # it would be made meanwhile
+        assert IMAGE_INGESTED not in admin_of(settings).list_topics(timeout=10).topics
 
 
 def test_topic_id(settings: Settings) -> None:
