@@ -207,7 +207,7 @@ def committed_of(
     asked = [TopicPartition(*place) for place in places]
     if not asked:
         return {}
-    what = f"asking for the offsets that {group} committed on {asked[0].topic}"
+    what = f"asking for the offsets that {group} committed"
     with closing(Consumer({**_common(settings), "group.id": group}, logger=_LOGGER)) as asker:
         try:
             found = asker.committed(asked, timeout_seconds)
@@ -215,7 +215,7 @@ def committed_of(
             raise classified(error.args[0], what) from error
     for place in found:
         if place.error is not None:
-            raise classified(place.error, f"{what}[{place.partition}]")
+            raise classified(place.error, f"{what} on {place.topic}[{place.partition}]")
     return {
         (place.topic, place.partition): as_committed(place) if place.offset >= 0 else None
         for place in found

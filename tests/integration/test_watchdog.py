@@ -80,8 +80,9 @@ def ready(own_broker: Broker, tmp_path: Path) -> Iterator[Stack]:
 
 def standing(stack: Stack) -> str:
     """Say where everything stands, for an error's message: lags, outcomes, what was logged."""
-    said = [member.log_tail() for member in stack.members]
-    return "\n".join([stack.command("status"), *said])
+    status = stack.try_command("status")  # whose failure says something too
+    logs = [member.log_tail() for member in stack.members]
+    return "\n".join([status.stdout, status.stderr, *logs])
 
 
 def test_what_only_seems_to_live_ends_with_its_reason(ready: Stack) -> None:
