@@ -60,6 +60,12 @@ def read(bootstrap: str, topic: str, count: int) -> list[bytes | None]:
     return values
 
 
+def jars_of(process: psutil.Process) -> Path:
+    """The folder of the jars that a broker runs from."""
+    words = process.cmdline()
+    return Path(words[words.index("-cp") + 1]).parent
+
+
 def test_what_is_sent_can_be_read(broker: Broker | ExternalBroker) -> None:
     """Records up to the size of the largest picture and its envelope come back unchanged."""
     topic = f"round-trip-{uuid.uuid4()}"
@@ -187,6 +193,48 @@ def test_a_missing_tool_is_named_with_its_package(
     monkeypatch.setattr("deploy.local.broker.ROOT", tmp_path)  # nothing downloaded yet
     with pytest.raises(BrokerError, match=f"`{tool}` on the PATH.*apt-get install {package}"):
         Broker(tmp_path / "kafka").start()
+
+
+def test_a_start_begins_with_what_java_has_kept(broker: Broker | ExternalBroker) -> None:
+    """The classes are mapped from the archive that the first broker has left."""
+    assert isinstance(broker, Broker)
+    process = broker.process()
+    assert process is not None
+    archive = f"{jars_of(process)}.jsa"
+
+    assert archive in {each.path for each in process.memory_maps()}
+
+
+def test_where_java_keeps_nothing_a_broker_starts(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    broker: Broker | ExternalBroker,
+) -> None:
+    """A Java that knows no such option costs one message, and one attempt for all starts."""
+    assert isinstance(broker, Broker)
+    process = broker.process()
+    assert process is not None
+    jars = jars_of(process)
+    (tmp_path / "build" / "kafka").mkdir(parents=True)
+    (tmp_path / "build" / "kafka" / jars.name).symlink_to(jars)
+    java = tmp_path / "bin" / "java"
+    java.parent.mkdir()
+    java.write_text(
+        '#!/bin/sh\ncase "$*" in *Archive*) echo Unrecognized option; exit 1;; esac\n'
+        f'exec {process.exe()} "$@"\n'
+    )
+    java.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{java.parent}:{os.environ['PATH']}")
+    monkeypatch.setattr("deploy.local.broker.ROOT", tmp_path)
+
+    with Broker(tmp_path / "kafka") as other:
+        other.restart()
+        make_topic(other.bootstrap, "there")
+
+    told = capsys.readouterr().err
+    assert told.count("Brokers will start slowly") == 1
+    assert "Unrecognized option" in told
 
 
 def test_the_command_starts_finds_and_stops_it(tmp_path: Path) -> None:
