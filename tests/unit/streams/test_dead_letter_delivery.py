@@ -20,6 +20,7 @@ class Broker:
     def __init__(self, topic: str, refusals: int) -> None:
         self.topic = topic
         self.refusals = refusals
+        self.repaired = asyncio.Event()
         self.taken: list[Outgoing] = []
 
     async def deliver(self, records: Collection[Outgoing], /) -> None:
@@ -27,15 +28,16 @@ class Broker:
         await asyncio.sleep(0)
         if self.refusals and any(record.topic == self.topic for record in records):
             self.refusals -= 1
+            if not self.refusals:
+                self.repaired.set()
             raise MisconfiguredError("refused")
         self.taken.extend(records)
 
 
 @pytest.fixture(autouse=True)
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Try three times within a moment."""
+    """Try every moment."""
     monkeypatch.setattr(dead_letters, "_AGAIN_SECONDS", 0.02)
-    monkeypatch.setattr(dead_letters, "_TRIED_SECONDS", 0.05)
 
 
 async def test_what_is_repaired_meanwhile_goes_on(caplog: pytest.LogCaptureFixture) -> None:
@@ -43,7 +45,7 @@ async def test_what_is_repaired_meanwhile_goes_on(caplog: pytest.LogCaptureFixtu
     broker = Broker(LETTER.topic, refusals=2)
     delivery = DeadLetterDelivery(broker.deliver)
     delivering = asyncio.create_task(delivery([OUTCOME, LETTER]))
-    await asyncio.sleep(0.01)
+    await broker.repaired.wait()
     assert delivery.undelivered == 1
     await delivering
     assert broker.taken == [OUTCOME, LETTER]
@@ -51,8 +53,9 @@ async def test_what_is_repaired_meanwhile_goes_on(caplog: pytest.LogCaptureFixtu
     assert "dead letters are not delivered, and tried again: refused" in caplog.text
 
 
-async def test_what_stays_refused_is_an_error() -> None:
+async def test_what_stays_refused_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """The last one; the caller stops in front of the event."""
+    monkeypatch.setattr(dead_letters, "_TRIED_SECONDS", 0.5)
     broker = Broker(LETTER.topic, refusals=100)
     delivery = DeadLetterDelivery(broker.deliver)
     with pytest.raises(MisconfiguredError, match="refused"):
