@@ -4,6 +4,7 @@ A skipped test looks like a passed one in every summary that people read. Where 
 is missing, the test fails and says so.
 """
 
+import gc
 from collections.abc import Generator
 from pathlib import Path
 
@@ -16,6 +17,12 @@ set_hypothesis_home_dir(Path(__file__).resolve().parents[1] / "build" / "hypothe
 # repeat a failure that was found elsewhere.
 hypothesis.settings.register_profile("check-dedup", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("check-dedup")
+
+
+def pytest_collection_finish() -> None:
+    """Look through what was imported for the last time: each index that closes collects garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)
