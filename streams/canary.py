@@ -247,6 +247,7 @@ def run_canary(settings: Settings) -> None:
             timeout_seconds=settings.canary_timeout_seconds,
             random=np.random.default_rng(),
         )
+        telemetry.probes.started()
         while not stop.is_set():
             began = time.monotonic()
             try:

@@ -157,10 +157,10 @@ def run_hasher(settings: Settings) -> Never:
     app.on_partitions_revoked.connect(abandon, weak=False)
     add_agent(app, IMAGE_INGESTED, hash_images)
     add_agent(app, IMAGE_REMOVED, forget_images)
-    held = partial(_held, fetcher)
-    watchdog = watched(app, settings, (pictures, removals), held=held)
+    watchdog = watched(app, settings, (pictures, removals), held=partial(_held, fetcher))
     watchdog.add_to(telemetry.probes)
     telemetry.probes.add("ready", "assignment", flow.unready)
+    telemetry.probes.started()
     run(app, watchdog)
 
 

@@ -130,6 +130,7 @@ def run_matcher(settings: Settings) -> Never:
     watchdog.add_to(telemetry.probes)
     telemetry.probes.add("ready", "assignment", flow.unready)
     telemetry.probes.add("ready", "index", matcher.unready)
+    telemetry.probes.started()
     run(app, watchdog)
 
 

@@ -6,7 +6,7 @@ own. Pure.
 
 import logging
 from collections.abc import Callable
-from typing import Literal
+from typing import Final, Literal
 
 logger = logging.getLogger(__name__)
 
@@ -16,12 +16,28 @@ Check = Callable[[], str | None]
 looks at what others have written down and asks nobody."""
 
 
+_START: Final = "start"
+
+
 class Probes:
-    """The named checks behind `/livez` and `/readyz`; without any, the answer is yes."""
+    """The named checks behind `/livez` and `/readyz`; without any, the answer is yes.
+
+    But nobody is ready before all parts have added theirs, which is what `started` says: a rolling
+    update would go on to the next process meanwhile.
+    """
 
     def __init__(self) -> None:
-        """Start without checks."""
-        self._checks: dict[Probe, dict[str, Check]] = {"live": {}, "ready": {}}
+        """Begin to start."""
+        self._checks: dict[Probe, dict[str, Check]] = {
+            "live": {},
+            "ready": {_START: lambda: "it has not started yet"},
+        }
+
+    def started(self) -> None:
+        """Let the checks that were added decide."""
+        self._checks["ready"] = {
+            name: check for name, check in self._checks["ready"].items() if name != _START
+        }
 
     def add(self, probe: Probe, name: str, check: Check) -> None:
         """Add a check, or replace the one of this name."""

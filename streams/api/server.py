@@ -151,6 +151,7 @@ async def _serve(settings: Settings, telemetry: Telemetry) -> None:
             await site.start()
         except OSError as error:
             raise MisconfiguredError(f"cannot listen: {error}") from error
+        telemetry.probes.started()
         logger.info("listening on %s", runner.addresses)
         await stop.wait()
         logger.info("stopping")

@@ -18,7 +18,7 @@ import pytest
 
 from deploy.local.broker import Broker
 from deploy.local.client import Client
-from deploy.local.stack import COMMAND, Stack, without_settings
+from deploy.local.stack import COMMAND, Member, Stack, without_settings
 from schemas.records import ImageIngested
 from tests.integration.pictures import photograph_file
 
@@ -59,6 +59,36 @@ def test_publish_shows_names_and_reasons(ready: Stack, tmp_path: Path) -> None:
         if line.startswith("again.png")
     )
     assert row.split() == ["again.png", "confirmed", "picture.jpg", "0", "0", "identical"]
+
+
+def unready(member: Member) -> object:
+    """What a process that answers says of why it is not ready."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            with urlopen(member.metrics_url.replace("metrics", "readyz"), timeout=5) as response:  # noqa: S310 - the same
+                return json.load(response)["failing"]
+        except HTTPError as error:
+            return json.load(error)["failing"]
+        except OSError:
+            time.sleep(0.05)
+    pytest.fail(f"{member.name} does not answer; {member.log_tail()}")
+
+
+def test_nobody_is_ready_before_it_has_started(ready: Stack, own_broker: Broker) -> None:
+    """A rolling update would go on to the next process while this one waits for its broker."""
+    own_broker.pause()
+    try:
+        for member in ready.members:
+            member.start()
+        reasons = [unready(member) for member in ready.members]
+    finally:
+        own_broker.resume()
+    assert reasons == [{"start": "it has not started yet"}] * 2
+    deadline = time.monotonic() + WAIT_SECONDS
+    while any(map(unready, ready.members)):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_a_terminated_process_exits_cleanly(ready: Stack) -> None:

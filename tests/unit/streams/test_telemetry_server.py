@@ -20,8 +20,10 @@ OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
 @pytest.fixture
 def probes() -> Probes:
-    """Without checks."""
-    return Probes()
+    """Of a process that has started, without checks."""
+    made = Probes()
+    made.started()
+    return made
 
 
 @pytest.fixture
@@ -71,6 +73,16 @@ def test_probes(server: TelemetryServer, probes: Probes) -> None:
     status, _, text = get(server, "/livez")
     assert status == 503
     assert "ZeroDivisionError" in json.loads(text)["failing"]["broken"]
+
+
+def test_nobody_is_ready_before_all_checks_are_there() -> None:
+    """A process may wait for its broker before it adds them."""
+    probes = Probes()
+    assert probes.failing("live") == {}
+    assert probes.failing("ready") == {"start": "it has not started yet"}
+    probes.add("ready", "assigned", lambda: "nothing is assigned")
+    probes.started()
+    assert probes.failing("ready") == {"assigned": "nothing is assigned"}
 
 
 def test_anything_else(server: TelemetryServer) -> None:
