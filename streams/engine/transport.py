@@ -22,6 +22,7 @@ import faust
 import mode
 from aiokafka.errors import CommitFailedError, ConsumerStoppedError
 from aiokafka.structs import OffsetAndMetadata
+from faust.tables.manager import TableManager
 from faust.transport.drivers import TRANSPORTS
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
@@ -228,6 +229,15 @@ class WatermarkTransport(driver.Transport):
     Consumer: ClassVar[Any] = WatermarkConsumer
 
 
+class NoTables(TableManager):
+    """Faust's tables, of which we have none: for some to be declared, stock waits a second."""
+
+    async def on_start(self) -> None:
+        """Start at once."""
+        await self._update_channels()
+        await self.recovery.start()
+
+
 class App(faust.App):
     """A Faust app with the watermarks that its consumer commits.
 
@@ -323,6 +333,7 @@ def build_app(settings: Settings, group: str, *, buffered_events: int) -> App:
         web_enabled=False,
         processing_guarantee="at_least_once",
         agent_supervisor=mode.CrashingSupervisor,
+        TableManager=NoTables,
         # Nothing waits for acknowledgements, so a revocation never waits for a slow picture.
         stream_wait_empty=False,
         stream_buffer_maxsize=buffered_events,
