@@ -489,23 +489,30 @@ def _class_archive(jars: Path) -> Path | None:
 
 def _archive_classes(archive: Path) -> None:
     print("Running Kafka once, so that Java starts it faster from now on ...", file=sys.stderr)
-    partial = archive.with_suffix(".partial")
+    partial = archive.with_name(f"{archive.name}.partial")
     partial.unlink(missing_ok=True)
+    try:
+        _run_once(partial)
+    except (BrokerError, psutil.Error) as error:
+        print(f"Brokers will start slowly, because {error}", file=sys.stderr)
+        partial.unlink(missing_ok=True)
+        partial.touch()  # a broker is not run for it again
+    partial.rename(archive)
+
+
+def _run_once(archive_to: Path) -> None:
     ended = None
-    with TemporaryDirectory(dir=archive.parent) as folder:
+    with TemporaryDirectory(dir=archive_to.parent) as folder:
         broker = Broker(Path(folder))
         try:
-            process = broker.start(archive_to=partial).process()
+            process = broker.start(archive_to=archive_to).process()
             if process is not None:
                 process.terminate()
                 ended = process.wait(ARCHIVE_SECONDS)
-        except (BrokerError, psutil.Error) as error:
-            print(f"Brokers will start slowly, because {error}", file=sys.stderr)
         finally:
             broker.kill()
-    if ended != TERMINATED or not partial.exists():
-        partial.write_bytes(b"")  # a broker is not run for it again
-    partial.rename(archive)
+    if ended != TERMINATED or not archive_to.exists():
+        raise BrokerError(f"Java has kept nothing; the broker ended with {ended}")
 
 
 def _download(mvn: str, pom: Path, destination: Path) -> None:

@@ -1,6 +1,7 @@
 """The matcher: who sent a picture is told; questions wait for the log's end, or stay unanswered."""
 
 import asyncio
+import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Collection, Generator, Iterable
 from pathlib import Path
@@ -155,6 +156,19 @@ async def test_groups_are_small_where_pictures_take_long(
     await world.append(*(picture(f"{number}") for number in range(40)))
     assert world.groups == groups
     assert world.watermarks.reached(LOG) == (1, 41)
+
+
+async def test_what_was_freed_is_given_back_now_and_then(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not after each group: it takes up to 3 ms."""
+    given_back: list[float] = []
+    monkeypatch.setattr(matcher_module, "give_back", lambda: given_back.append(0.0))
+    await world.append(picture("a"))
+    assert len(given_back) == 0
+    world.matcher._give_back_at = time.monotonic()
+    await world.append(*(picture(f"{number}") for number in range(40)))
+    assert len(given_back) == 1
 
 
 async def test_a_stop_waits_for_one_group_only(world: World) -> None:
