@@ -15,7 +15,6 @@ Check = Callable[[], str | None]
 """Gives the reason why not, or None where all is well. Called in any thread, and at once: it
 looks at what others have written down and asks nobody."""
 
-
 _START: Final = "start"
 
 

@@ -66,7 +66,7 @@ def unready(member: Member) -> object:
     deadline = time.monotonic() + WAIT_SECONDS
     while time.monotonic() < deadline:
         try:
-            with urlopen(member.metrics_url.replace("metrics", "readyz"), timeout=5) as response:  # noqa: S310 - the same
+            with urlopen(member.metrics_url.replace("metrics", "readyz"), timeout=5) as response:  # noqa: S310 - ours
                 return json.load(response)["failing"]
         except HTTPError as error:
             return json.load(error)["failing"]

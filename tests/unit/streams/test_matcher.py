@@ -162,13 +162,17 @@ async def test_what_was_freed_is_given_back_now_and_then(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not after each group: it takes up to 3 ms."""
-    given_back: list[float] = []
-    monkeypatch.setattr(matcher_module, "give_back", lambda: given_back.append(0.0))
+    given_back_after: list[int] = []
+    monkeypatch.setattr(
+        matcher_module, "give_back", lambda: given_back_after.append(len(world.groups))
+    )
+    world.groups.clear()
     await world.append(picture("a"))
-    assert len(given_back) == 0
+    assert given_back_after == []
     world.matcher._give_back_at = time.monotonic()
     await world.append(*(picture(f"{number}") for number in range(40)))
-    assert len(given_back) == 1
+    assert len(world.groups) > 2
+    assert given_back_after == [2]
 
 
 async def test_a_stop_waits_for_one_group_only(world: World) -> None:
