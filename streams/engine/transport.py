@@ -45,6 +45,10 @@ _COMMIT_SECONDS = 0.5
 _HEARTBEATS_PER_SESSION = 6
 # Before partitions go; what is not committed then is only delivered again.
 _LAST_COMMIT_SECONDS = 2.0
+# A fetch waits so long at the broker where there is nothing, and while it does no other goes there:
+# one that asks for a silent topic, because what came of the busy one is still in work, holds up the
+# busy one. With Faust's 1.5 s a hasher with a backlog got nothing for a second at a time.
+_FETCH_WAIT_MS = 50
 # A rebuild may keep the agent busy; the group must not take that for a dead member.
 _LONGEST_REBUILD_SECONDS = 3600.0
 # What is in flight at a stop gets this long; the rest is delivered again after the next start.
@@ -163,6 +167,11 @@ class WatermarkConsumer(driver.Consumer):
 
 class WatermarkThread(driver.AIOKafkaConsumerThread):
     """The thread with aiokafka's consumer: commits say of which log, no record stops it."""
+
+    def _create_worker_consumer(self, transport: driver.Transport) -> aiokafka.AIOKafkaConsumer:
+        consumer = super()._create_worker_consumer(transport)
+        consumer._fetch_max_wait_ms = _FETCH_WAIT_MS
+        return consumer
 
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
         """Commit what tells each log from another as metadata; False where the group forms anew."""
