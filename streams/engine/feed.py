@@ -36,8 +36,9 @@ logger = logging.getLogger(__name__)
 _GATHER_SECONDS = 0.003
 # How often a partition without events is compared with its end in the log: the less often the
 # longer nothing was missing. Soon after it was assigned, because where the group forms anew Faust
-# may drop what it has fetched already.
-_FIRST_IDLE_SECONDS = 0.5
+# may drop what it has fetched already. What the log holds then counts as missing once it has not
+# come for so long: at first it may be on its way.
+_FIRST_IDLE_SECONDS = 0.25
 _IDLE_SECONDS = 5.0
 
 Loss = Literal["expired", "made_anew"]
@@ -71,6 +72,8 @@ class _Position:
     """After so long without events its end is asked for."""
     is_beyond: bool = False
     """Whether the log ended before `expected` when it was last asked."""
+    seen: int = 0
+    """Where it ended then: what lies before has had time to come when it is asked again."""
 
     @property
     def look_at(self) -> float:
@@ -316,8 +319,12 @@ class Feed:
             return
         joined: list[LogEntry] = []
         for message in messages:
+            if message.generation_id != position.generation:
+                continue
+            # Also where it is dropped: what is expected comes behind it.
+            position.moved_at = self._clock()
             want = joined[-1].offset + 1 if joined else position.expected
-            if message.generation_id != position.generation or message.offset < want:
+            if message.offset < want:
                 continue
             if message.offset > want:
                 if joined:
@@ -362,13 +369,15 @@ class Feed:
                 continue
             position.moved_at = self._clock()
             await self._check_end(partition, position, high)
-            stop = min(high, position.expected + self._gather)
-            if stop == position.expected:
+            stop = min(position.seen, high, position.expected + self._gather)
+            position.seen = high
+            if high == position.expected:
                 position.idle_seconds = min(2 * position.idle_seconds, _IDLE_SECONDS)
-            elif stop < position.expected:  # a new leader gets time to find its end
+            elif high < position.expected:  # a new leader gets time to find its end
                 position.idle_seconds = _IDLE_SECONDS
             else:
                 position.idle_seconds = _FIRST_IDLE_SECONDS
+            if stop > position.expected:
                 logger.warning("%s: reading up to %d from the log", partition, stop)
                 async for stretch in self._filled(partition, stop):
                     yield stretch

@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import threading
 import time
-from collections.abc import AsyncIterator, Generator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self, cast
 
@@ -200,11 +200,13 @@ class Application:
 class World:
     """A feed with everything around it."""
 
-    def __init__(self, log: Log, topic: str = TOPIC) -> None:
+    def __init__(
+        self, log: Log, topic: str = TOPIC, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.app, self.stream, self.log = Application(), Stream(), log
         self.partition = TopicPartition(topic, 0)
         self.app.consumer.assigned.add(self.partition)
-        self.feed = Feed(cast("App", self.app), topic, log, gather=50)
+        self.feed = Feed(cast("App", self.app), topic, log, gather=50, clock=clock)
         self.assignments = 0
         self.stretches = aiter(self.feed.stretches(cast("faust.Stream[Any]", self.stream)))
 
@@ -366,6 +368,46 @@ async def test_a_silent_partition_is_read_from_the_log(monkeypatch: pytest.Monke
     world = World(Log(end=3))
     await world.begin()
     assert offsets(await world.next()) == [0, 1, 2]
+
+
+async def test_what_has_just_come_to_the_log_is_left_to_faust(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Read from the log is only what was there a while ago; the rest is on its way."""
+    monkeypatch.setattr(feed_module, "_IDLE_SECONDS", 0.02)
+    now = 0.0
+    world = World(Log(end=3), clock=lambda: now)
+    await world.begin()
+    coming = asyncio.ensure_future(world.next())
+    await asyncio.sleep(0.05)
+    now += 0.03
+    await asyncio.sleep(0.2)
+    assert not coming.done()
+    world.log.end = 9
+    now += 0.03
+    assert offsets(await coming) == [0, 1, 2]
+    assert world.log.reads == [(0, 3)]
+
+
+async def test_what_is_dropped_tells_that_more_is_coming(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Faust goes through what was read from the log already; nothing is read for it meanwhile."""
+    monkeypatch.setattr(feed_module, "_FIRST_IDLE_SECONDS", 0.02)
+    monkeypatch.setattr(feed_module, "_IDLE_SECONDS", 0.02)
+    now = 0.0
+    world = World(Log(end=10), clock=lambda: now)
+    await world.begin()
+    world.stream.deliver(8)
+    assert offsets(await world.next()) == [0, 1, 2, 3, 4, 5, 6, 7]
+    assert offsets(await world.next()) == [8]
+    world.log.reads.clear()
+    coming = asyncio.ensure_future(world.next())
+    for offset in range(9):
+        world.stream.deliver(offset)
+        await asyncio.sleep(0.05)
+        now += 0.01
+    assert world.log.reads == []
+    world.stream.deliver(9)
+    assert offsets(await coming) == [9]
 
 
 async def test_what_comes_right_after_an_assignment_and_is_dropped_is_read_soon() -> None:
