@@ -68,15 +68,18 @@ logger = logging.getLogger(__name__)
 
 # Each event may hold a picture of up to 1 MB.
 _BUFFERED_EVENTS = 16
-# Of events in work. An inline picture is there about three times: as the event, decoded from
-# base64, and on its way to a child.
+# Of events in work, so 16 of the largest. An inline picture is there about twice: as the event, and
+# decoded from base64.
 _IN_WORK_BYTES = 32 * MEBIBYTE
+_INLINE_COPIES = 2
 # A stop waits so long for pictures that are being fetched: nearly all hosts answer within that.
 _DRAIN_SECONDS = 5.0
 # What an event takes that waits for its host, measured: 7 KB, a task most of it. Those of a dead
 # host are to be many before they hold up others, so the bytes bound them and not their number.
 _EVENT_BYTES = 8 * 1024
 
+# So many times as many events are looked at where none of the last could be read.
+_LOOK_BACK = 10
 # Between two looks whether there is room for what is parked; and how much of a share is worth it.
 _UNPARK_SECONDS = 0.5
 _WORTH_READING = 0.25
@@ -400,10 +403,24 @@ class Hasher:
         assignment, circuit = self._circuits.get(stretch.partition, (None, None))
         if circuit is None or assignment != stretch.assignment:
             limit = self._settings.unreadable_limit
-            before = await self._read_before(stretch.partition, stretch.start, limit)
-            circuit = Circuit(limit, (_readable(stretch.partition, entry) for entry in before))
+            before = await self._readable_before(stretch.partition, stretch.start, limit)
+            circuit = Circuit(limit, before)
             self._circuits[stretch.partition] = (stretch.assignment, circuit)
         return circuit
+
+    async def _readable_before(
+        self, partition: TopicPartition, start: int, limit: int
+    ) -> Sequence[bool]:
+        """Say which of the events before `start` can be read, back to one that can be.
+
+        That is mostly the last: a hundred of them may hold 100 MB of pictures.
+        """
+        most, before = 1, list[bool]()
+        while most < _LOOK_BACK * limit and not any(before):
+            entries = await self._read_before(partition, start, min(most, limit))
+            before = [_readable(partition, entry) for entry in entries]
+            most *= _LOOK_BACK
+        return before
 
     async def _picture(
         self,
@@ -496,7 +513,7 @@ class Hasher:
 
 
 def _size_bytes(entry: LogEntry) -> int:
-    return max(len(entry.value or b""), _EVENT_BYTES)
+    return max(_INLINE_COPIES * len(entry.value or b""), _EVENT_BYTES)
 
 
 def _sharers(event: ImageIngested | Rejection) -> tuple[Sharer, ...]:

@@ -35,6 +35,7 @@ class World:
         self.broken = False
         self.delivery: asyncio.Event | None = None
         self.log: dict[TopicPartition, list[LogEntry]] = {}
+        self.looked_back: list[int] = []
         keys = count()
         self.hasher = Hasher(
             settings or Settings(),
@@ -52,6 +53,7 @@ class World:
         self, partition: TopicPartition, offset: int, most: int
     ) -> Sequence[LogEntry]:
         """Read the records of a source's log before an offset."""
+        self.looked_back.append(most)
         before = [entry for entry in self.log.get(partition, ()) if entry.offset < offset]
         return before[-most:] if most else []
 
@@ -351,6 +353,23 @@ async def test_a_hasher_started_again_does_not_creep_into_the_poison() -> None:
     await again.hasher.ingest(stretch(PICTURES, picture(4, "a"), unreadable(5)))
     await again.settle()
     assert len(again.delivered) == 1
+
+
+@pytest.mark.parametrize(
+    ("poison", "looked_back"), [(0, [1]), (1, [1, 10]), (10, [1, 10, 25]), (25, [1, 10, 25])]
+)
+async def test_a_hasher_looks_back_to_an_event_that_can_be_read_and_no_further(
+    poison: int, looked_back: list[int]
+) -> None:
+    """Mostly to the last one: as many as the limit may hold 100 MB of pictures."""
+    world = World(Settings(unreadable_limit=25))
+    world.log[PICTURES] = [
+        picture(offset, "a") if offset < 90 else unreadable(offset) for offset in range(90 + poison)
+    ]
+    more = [unreadable(90 + poison + number) for number in range(26 - poison)]
+    with pytest.raises(PoisonedError, match=r"offset 115\."):
+        await world.hasher.ingest(stretch(PICTURES, *more))
+    assert world.looked_back == looked_back
 
 
 async def test_bad_pictures_are_no_poison() -> None:
