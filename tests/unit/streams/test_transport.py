@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any, cast
 
+import aiokafka
 import faust
 import pytest
 from faust.exceptions import ConsumerNotStarted
@@ -58,6 +59,15 @@ async def test_what_is_fetched_is_handed_over_until_the_partitions_are_revoked(
     monkeypatch.setattr(taken, "getmany", getmany)
     await taken._drain_messages(fetcher)
     assert got == [0, 1, 2, 5, 6]
+
+
+async def test_a_fetch_of_nothing_does_not_wait_for_long() -> None:
+    """And it is there that aiokafka keeps what it was given: Faust gives it 1.5 s."""
+    given = aiokafka.AIOKafkaConsumer(fetch_max_wait_ms=1234)
+    assert given._fetch_max_wait_ms == 1234
+    taken = consumer()
+    made = taken._new_consumer_thread()._create_worker_consumer(taken.app.transport)
+    assert made._fetch_max_wait_ms == 50
 
 
 async def test_other_errors_are_not_hidden() -> None:
