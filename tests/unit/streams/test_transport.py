@@ -11,7 +11,7 @@ import pytest
 from faust.exceptions import ConsumerNotStarted
 from faust.types import TP
 
-from streams.engine.transport import WatermarkConsumer, build_app
+from streams.engine.transport import WatermarkConsumer, WatermarkTransport, build_app
 from streams.settings import Settings
 
 MESSAGE = cast("faust.types.Message", SimpleNamespace(tp=TP("index-log", 3), offset=7))
@@ -66,7 +66,8 @@ async def test_a_fetch_of_nothing_does_not_wait_for_long() -> None:
     given = aiokafka.AIOKafkaConsumer(fetch_max_wait_ms=1234)
     assert given._fetch_max_wait_ms == 1234
     taken = consumer()
-    made = taken._new_consumer_thread()._create_worker_consumer(taken.app.transport)
+    transport = cast("WatermarkTransport", taken.app.transport)
+    made = taken._new_consumer_thread()._create_worker_consumer(transport)
     assert made._fetch_max_wait_ms == 50
 
 
