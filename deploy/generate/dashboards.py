@@ -535,6 +535,18 @@ INDEX: Final = Dashboard(
             ),
         ),
         Panel(
+            "Codes that are not in band files yet",
+            "In memory; falls with each merge. A partition that rises beyond the others: its "
+            "merges do not keep up.",
+            "bytes",
+            (
+                Query(
+                    "sum by (partition) (check_dedup_index_delta_bytes)",
+                    "partition {{partition}}",
+                ),
+            ),
+        ),
+        Panel(
             "Merges of band files",
             "As the newest codes outgrow memory. Many an hour: a workspace grows fast; see "
             "Quality.",

@@ -14,11 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streams.index.files import DamagedFilesError, write_durably
+from streams.index.growing import with_room
 
 # Later than every offset: a picture that was not removed.
 NEVER: Final = np.iinfo(np.int64).max
-
-_FIRST_CAPACITY = 4096
 
 
 class ColumnsManifest(msgspec.Struct, frozen=True):
@@ -34,9 +33,9 @@ class Columns:
     def __init__(self) -> None:
         """Start empty."""
         self._length = 0
-        self._ordinals = np.empty(_FIRST_CAPACITY, np.int64)
-        self._workspaces = np.empty(_FIRST_CAPACITY, np.uint32)
-        self._removed_at = np.empty(_FIRST_CAPACITY, np.int64)
+        self._ordinals = np.empty(0, np.int64)
+        self._workspaces = np.empty(0, np.uint32)
+        self._removed_at = np.empty(0, np.int64)
 
     def __len__(self) -> int:
         """Count the pictures."""
@@ -60,11 +59,9 @@ class Columns:
     def extend(self, ordinals: Sequence[int], workspaces: Sequence[int]) -> None:
         """Append pictures; their numbers are the next ones."""
         end = self._length + len(ordinals)
-        if end > len(self._ordinals):
-            capacity = max(end, 2 * len(self._ordinals))
-            self._ordinals = np.resize(self._ordinals, capacity)
-            self._workspaces = np.resize(self._workspaces, capacity)
-            self._removed_at = np.resize(self._removed_at, capacity)
+        self._ordinals = with_room(self._ordinals, end)
+        self._workspaces = with_room(self._workspaces, end)
+        self._removed_at = with_room(self._removed_at, end)
         self._ordinals[self._length : end] = ordinals
         self._workspaces[self._length : end] = workspaces
         self._removed_at[self._length : end] = NEVER

@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from streams.index.growing import with_room
 from streams.index.scan import flat_pairs
 from streams.index.space import Codes, Hits, Numbers, Pairs, collect, pair
 
@@ -127,6 +128,13 @@ class SortedBands(msgspec.Struct, frozen=True, eq=False):
     def __len__(self) -> int:
         return len(self.codes[0])
 
+    @property
+    def size_bytes(self) -> int:
+        """What its arrays take."""
+        parts: tuple[tuple[NDArray[np.uint64] | NDArray[np.uint32], ...], ...]
+        parts = (self.codes, self.offsets, self.numbers)
+        return sum(array.nbytes for part in parts for array in part)
+
     @classmethod
     def empty(cls, bands: Bands) -> "SortedBands":
         """Give bands without codes."""
@@ -201,15 +209,19 @@ class Delta:
     def __len__(self) -> int:
         return self._count
 
+    @property
+    def size_bytes(self) -> int:
+        """What its arrays take."""
+        return self._codes.nbytes + self._numbers.nbytes + self._sorted.size_bytes
+
     def add(self, codes: Codes, numbers: Numbers) -> None:
         """Append codes; sort the tail when it is long."""
         if len(codes) != len(numbers):
             raise ValueError(f"{len(codes)} codes, but {len(numbers)} numbers")
         count = self._count + len(codes)
-        if count > len(self._codes):
-            # What was handed out by `frozen` keeps the old arrays.
-            self._codes = np.resize(self._codes, 2 * count)
-            self._numbers = np.resize(self._numbers, 2 * count)
+        # What was handed out by `frozen` keeps the old arrays.
+        self._codes = with_room(self._codes, count)
+        self._numbers = with_room(self._numbers, count)
         self._codes[self._count : count] = codes
         self._numbers[self._count : count] = numbers
         self._count = count
@@ -255,6 +267,11 @@ class MultiIndexHash:
     def delta_codes(self) -> int:
         """Count the codes that are not in the base yet."""
         return len(self._delta)
+
+    @property
+    def delta_bytes(self) -> int:
+        """What those take in memory: with four bands about 60 each, and 1 MB."""
+        return self._delta.size_bytes
 
     def add(self, codes: Codes, numbers: Numbers) -> None:
         """Add codes to the delta."""

@@ -92,6 +92,7 @@ class Numbers:
     merges: int
     """Since it was opened."""
     band_files_bytes: int
+    delta_bytes: int
 
 
 @dataclass(slots=True)
@@ -185,7 +186,13 @@ class PartitionIndex:
 
     def _count(self) -> None:
         # Replaced as a whole: any thread may read it.
-        self.numbers = Numbers(len(self), self.codes, self._merges, self._band_files_bytes)
+        self.numbers = Numbers(
+            pictures=len(self),
+            codes=self.codes,
+            merges=self._merges,
+            band_files_bytes=self._band_files_bytes,
+            delta_bytes=sum(space.delta_bytes for space in self._spaces.values()),
+        )
 
     @property
     def store(self) -> Store:

@@ -79,6 +79,7 @@ class MatchMetrics:
             (metrics.INDEX_CODES, lambda index: {(): index.numbers.codes}),
             (metrics.INDEX_BAND_MERGES_TOTAL, lambda index: {(): index.numbers.merges}),
             (metrics.INDEX_BAND_FILES_BYTES, lambda index: {(): index.numbers.band_files_bytes}),
+            (metrics.INDEX_DELTA_BYTES, lambda index: {(): index.numbers.delta_bytes}),
             (metrics.ROCKSDB_SIZE_BYTES, _sizes),
             (
                 metrics.ROCKSDB_PENDING_COMPACTION_BYTES,

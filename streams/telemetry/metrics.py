@@ -289,6 +289,14 @@ INDEX_BAND_FILES_BYTES: Final = Metric(
     labels=("partition",),
     processes=("matcher",),
 )
+INDEX_DELTA_BYTES: Final = Metric(
+    "check_dedup_index_delta_bytes",
+    "gauge",
+    "Memory for the newest codes of an owned partition, which are not in band files yet.",
+    unit="bytes",
+    labels=("partition",),
+    processes=("matcher",),
+)
 ROCKSDB_SIZE_BYTES: Final = Metric(
     "check_dedup_rocksdb_size_bytes",
     "gauge",

@@ -142,7 +142,7 @@ def test_a_run_that_held() -> None:
     assert report.restarts[1].prompt_after_seconds == 0
     assert [goal.met for goal in report.goals] == [True, True, True, True]
     assert "| 100 s | kill -9 matcher-0 | 20.0 s | 4.8 s | 1.5 s | 21.5 s |" in markdown(report)
-    assert "| matcher-1 | memory without files | 100 | 100 | +0.0 | 0.0 | 46.0 | flat |" in (
+    assert "| matcher-1 | memory without files | 100 | 100 | +0.0 | 0.0 | 16.1 | flat |" in (
         markdown(report)
     )
     assert report.summary.startswith("passed, 4000 pictures, 2 faults (1 kill -9), 0 lost")

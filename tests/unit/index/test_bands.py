@@ -1,5 +1,7 @@
 """Bands and delta: which bands are allowed, when probing is worth it, what adds cost."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -80,6 +82,27 @@ def test_frozen_codes_outlast_later_adds() -> None:
         space.add(~codes, numbers + np.uint32(50_000))
     assert np.array_equal(frozen[0], codes)
     assert np.array_equal(frozen[1], numbers)
+
+
+def test_the_size_of_a_delta_is_what_it_takes() -> None:
+    """Added in many pieces, no array is much larger than its codes; a merge gives all of it back.
+
+    numpy tells tracemalloc what it allocates.
+    """
+    chance = np.random.default_rng(8)
+    pieces = [chance.integers(0, 2**63, 900).astype(np.uint64) for _ in range(50)]
+    numbers = np.arange(900, dtype=np.uint32)
+    tracemalloc.start()
+    space = MultiIndexHash()
+    empty = space.delta_bytes
+    for piece in pieces:
+        space.add(piece, numbers)
+    taken, _ = tracemalloc.get_traced_memory()
+    assert space.delta_bytes - empty < 65 * space.delta_codes
+    assert space.delta_bytes == pytest.approx(taken - space.base.size_bytes, rel=0.02)
+    space.adopt(space.base, space.delta_codes)
+    tracemalloc.stop()
+    assert space.delta_bytes == empty
 
 
 def test_loading_many_codes_sorts_few_times(monkeypatch: pytest.MonkeyPatch) -> None:
