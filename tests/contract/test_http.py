@@ -46,6 +46,7 @@ from streams.delivery import Outgoing
 from streams.errors import RetryableError
 from streams.kafka.partitioner import partition_of
 from streams.settings import Settings
+from tests.waiting import until
 
 PLACE = Position(0, 9)
 SHA256 = "eadc688c" * 8
@@ -233,13 +234,6 @@ def settings(tmp_path: Path) -> Settings:
 async def world(start: Start, settings: Settings) -> World:
     """Give a running server."""
     return await start(settings)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for a condition, for a second at most."""
-    async with asyncio.timeout(1):
-        while not condition():  # noqa: ASYNC110 - no event tells of it
-            await asyncio.sleep(0.01)
 
 
 def multipart(name: str) -> FormData:
@@ -617,7 +611,7 @@ async def test_too_many_at_once(start: Start, settings: Settings) -> None:
     world.matcher.reply = lambda _: None
     headers = world.key()
     first = asyncio.create_task(world.post(headers=headers))
-    await until(partial(world.has_records, 1))
+    await until(partial(world.has_records, 1), 1.0)
     assert await error_of(await world.post(headers=headers)) == (503, "busy")
     assert (await first).status == 504
 
@@ -628,7 +622,7 @@ async def test_a_client_that_is_gone(world: World) -> None:
     headers = world.key()
     for number in range(1, 7):
         task = asyncio.create_task(world.post(headers=headers))
-        await until(partial(world.has_records, number))
+        await until(partial(world.has_records, number), 1.0)
         task.cancel()
         await asyncio.sleep(0.05)
     world.matcher.finds()

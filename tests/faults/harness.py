@@ -58,6 +58,7 @@ from tests.oracle import (
     verify,
     verify_index,
 )
+from tests.waiting import wait_until
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 COMMAND: Final = ROOT / ".venv" / "bin" / "check-dedup"
@@ -550,10 +551,7 @@ class System:
 
     def await_true(self, what: str, holds: Callable[[], bool], seconds: float = 120.0) -> None:
         """Wait for a condition, looking after everybody."""
-        deadline = time.monotonic() + seconds
-        while not holds():
-            assert time.monotonic() < deadline, self.describe(f"not in {seconds:g} s: {what}")
-            self.pause(0.2)
+        wait_until(holds, seconds, told=lambda: self.describe(what), meanwhile=self.look_after)
 
     # --- faults -------------------------------------------------------------------------------
 

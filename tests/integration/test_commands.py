@@ -1,7 +1,6 @@
 """The commands on a broker of their own, where things may be missing or wrong."""
 
 import os
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +20,7 @@ from schemas.topics import IMAGE_MATCHED, INDEX_LOG, TOPICS
 from streams.kafka.client import admin_client
 from streams.kafka.topics import GROUP_TOPICS
 from tests.integration.pictures import photograph_file
+from tests.waiting import wait_until
 
 ANSWER_SECONDS = 30.0
 
@@ -37,10 +37,10 @@ def bare(own_broker: Broker, tmp_path: Path) -> Iterator[Stack]:
         with suppress(KafkaException):
             future.result(ANSWER_SECONDS)
     # The broker answers a moment before the names are gone.
-    deadline = time.monotonic() + ANSWER_SECONDS
-    while set(TOPICS) & set(admin.list_topics(timeout=ANSWER_SECONDS).topics):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(
+        lambda: TOPICS.keys().isdisjoint(admin.list_topics(timeout=ANSWER_SECONDS).topics),
+        ANSWER_SECONDS,
+    )
     try:
         yield found
     finally:

@@ -5,7 +5,6 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,6 +26,7 @@ from streams.api import keys
 from streams.telemetry.metrics import METRICS
 from streams.telemetry.scrape import OPENMETRICS, Scrape, read
 from tests.integration.pictures import copy_file, photograph_file, written
+from tests.waiting import wait_until
 
 WAIT_SECONDS = 90.0
 TOPICS = (IMAGE_INGESTED, IMAGE_REMOVED, INDEX_LOG)
@@ -64,16 +64,8 @@ QUIET = {
 def api(stack: Stack) -> Member:
     """The API of the stack, with somebody who answers for each partition."""
     (member,) = (member for member in stack.members if member.role == "api")
-    eventually(lambda: Scrape.of(member.metrics_url).values(SILENT) == [0])
+    wait_until(lambda: Scrape.of(member.metrics_url).values(SILENT) == [0], WAIT_SECONDS)
     return member
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    """Wait for a condition, within a generous bound."""
-    deadline = time.monotonic() + WAIT_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
 
 
 def scraped(stack: Stack) -> Scrape:
@@ -106,7 +98,7 @@ def settled(stack: Stack) -> Scrape:
         lags = (found.total("check_dedup_lag_records", topic=topic) for topic in TOPICS)
         return min(sampled) > began and not any(lags)
 
-    eventually(all_quiet)
+    wait_until(all_quiet, WAIT_SECONDS)
     return scraped(stack)
 
 
@@ -273,7 +265,7 @@ def test_what_waits_is_told(stack: Stack, client: Client, workspace: str) -> Non
             in_work = found.total("check_dedup_in_work_events")
             return lag == 1 == in_work and 0 < max(ages) < WAIT_SECONDS
 
-        eventually(told)
+        wait_until(told, WAIT_SECONDS)
         assert client.wait(lambda: bool(client.dead_letters(event.image_id)), WAIT_SECONDS)
     change = Change(before, settled(stack))
     assert change("in_work_events") == change("fetches_in_flight") == 0
@@ -335,7 +327,7 @@ def test_a_slow_outcome_can_be_found(stack: Stack, client: Client, workspace: st
         (matcher,) = (member for member in stack.members if member.role == "matcher")
         return f'event_id="{wanted}"' in (read(matcher.metrics_url, OPENMETRICS) or "")
 
-    eventually(named)
+    wait_until(named, WAIT_SECONDS)
 
 
 def test_the_canary(stack: Stack) -> None:
@@ -349,7 +341,7 @@ def test_the_canary(stack: Stack) -> None:
     member.start()
     try:
         rounds = "check_dedup_canary_rounds_total"
-        eventually(lambda: Scrape.of(member.metrics_url).total(rounds) >= 3)
+        wait_until(lambda: Scrape.of(member.metrics_url).total(rounds) >= 3, WAIT_SECONDS)
         found = Scrape.of(member.metrics_url)
     finally:
         assert stop_members([member]) == ["canary-1"]
@@ -371,4 +363,4 @@ def test_the_probes_of_the_running_product(stack: Stack) -> None:
     for member in stack.members:
         for probe in ("livez", "readyz"):
             url = member.metrics_url.replace("metrics", probe)
-            eventually(lambda url=url: read(url) is not None)  # type: ignore[misc]
+            wait_until(lambda url=url: read(url) is not None, WAIT_SECONDS)  # type: ignore[misc]

@@ -8,7 +8,6 @@ import re
 import shutil
 import struct
 import subprocess
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -42,6 +41,7 @@ from streams.kafka.producer import DeliveringProducer
 from streams.kafka.topics import HASHER_GROUP, MATCHER_GROUP
 from streams.telemetry.scrape import Scrape
 from tests.integration.pictures import copy_file, photograph_file
+from tests.waiting import wait_until
 
 WAIT_SECONDS = 60.0
 ANSWER_SECONDS = 30.0
@@ -110,10 +110,7 @@ class System:
 
     def await_true(self, holds: Callable[[], bool]) -> None:
         """Wait for a condition."""
-        deadline = time.monotonic() + WAIT_SECONDS
-        while not holds():
-            assert time.monotonic() < deadline, [m.log_tail() for m in self.stack.members]
-            time.sleep(0.1)
+        wait_until(holds, WAIT_SECONDS, told=lambda: [m.log_tail() for m in self.stack.members])
 
     def committed(self, topic: str = IMAGE_INGESTED, group: str = HASHER_GROUP) -> Committed | None:
         """Ask for what is committed."""

@@ -21,6 +21,7 @@ from deploy.local.client import Client
 from deploy.local.stack import COMMAND, Member, Stack, without_settings
 from schemas.records import ImageIngested
 from tests.integration.pictures import photograph_file
+from tests.waiting import wait_until
 
 WAIT_SECONDS = 60.0
 # The processes bound their stop with 20 s.
@@ -85,10 +86,7 @@ def test_nobody_is_ready_before_it_has_started(ready: Stack, own_broker: Broker)
     finally:
         own_broker.resume()
     assert reasons == [{"start": "it has not started yet"}] * 2
-    deadline = time.monotonic() + WAIT_SECONDS
-    while any(map(unready, ready.members)):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_until(lambda: not any(map(unready, ready.members)), WAIT_SECONDS)
 
 
 def test_a_terminated_process_exits_cleanly(ready: Stack) -> None:

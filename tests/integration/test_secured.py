@@ -30,6 +30,7 @@ from streams.kafka.client import admin_client
 from streams.kafka.producer import DeliveringProducer
 from streams.settings import Settings
 from tests.integration.pictures import photograph_file
+from tests.waiting import wait_until
 
 WAIT_SECONDS = 60.0
 ANSWER_SECONDS = 10.0
@@ -170,11 +171,13 @@ def test_each_process_works_with_certificates_and_with_its_rights(
     )
     answer = json.loads(answered(request, ready))
     assert (answer["match"], answer["closest_match"]["score"]) == (True, 0)
-    deadline = time.monotonic() + WAIT_SECONDS
-    while "as it must be" not in members[-1].log.read_text():
-        assert time.monotonic() < deadline, members[-1].log_tail()
-        ready.require_alive()
-        time.sleep(0.2)
+    matcher = members[-1]
+    wait_until(
+        lambda: "as it must be" in matcher.log.read_text(),
+        WAIT_SECONDS,
+        told=matcher.log_tail,
+        meanwhile=ready.require_alive,
+    )
     checked = run(secured.by_certificate("operator"), "topics", "check")
     assert (checked.returncode, checked.stdout) == (0, "all topics are as declared\n")
     listed = run(secured.by_certificate("operator"), "dlq", "list")

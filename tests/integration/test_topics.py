@@ -33,6 +33,7 @@ from streams.kafka import topics
 from streams.kafka.client import admin_client, direct_consumer, producer, topic_id
 from streams.kafka.log import LogReader
 from streams.settings import Settings
+from tests.waiting import wait_until
 
 PARTITIONS = 3
 FIRST = default_match_settings(PARTITIONS)
@@ -65,10 +66,7 @@ def settings(own_broker: Broker) -> Settings:
         with suppress(KafkaException):
             future.result(30)
     # The broker answers before all of it has forgotten the topics.
-    deadline = time.monotonic() + 30
-    while TOPICS.keys() & admin.list_topics(timeout=10).topics.keys():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: TOPICS.keys().isdisjoint(admin.list_topics(timeout=10).topics), 30)
     return found
 
 

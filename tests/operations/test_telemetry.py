@@ -37,6 +37,7 @@ from tests.faults.traffic import Event, traffic
 from tests.operations.drawing import draw
 from tests.operations.tools import ROOT, tool
 from tests.oracle import Picture
+from tests.waiting import wait_until
 
 SEED: Final = 7
 EVENTS: Final = 400
@@ -79,11 +80,7 @@ class Run:
 
     def wait(self, what: str, condition: Callable[[], bool], seconds: float) -> None:
         """Wait for a condition, or fail by saying what did not come."""
-        deadline = time.monotonic() + seconds
-        while not condition():
-            self.stack.require_alive()
-            assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s"
-            time.sleep(0.5)
+        wait_until(condition, seconds, told=lambda: what, meanwhile=self.stack.require_alive)
 
     @property
     def pictures(self) -> set[Picture]:

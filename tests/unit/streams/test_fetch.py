@@ -22,6 +22,7 @@ from streams.fetching.addresses import is_private, is_public
 from streams.fetching.fetch import Fetcher
 from streams.fetching.picture_bytes import PictureBytes
 from streams.settings import Settings
+from tests.waiting import until
 
 SETTINGS = Settings(
     allow_private_addresses=True,
@@ -158,13 +159,6 @@ def reason(outcome: bytes | Rejection) -> str:
     """Why there are no bytes."""
     assert isinstance(outcome, Rejection), outcome[:100]
     return outcome.reason
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Wait for something that is true soon, or fail."""
-    async with asyncio.timeout(BOUND_SECONDS):
-        while not condition():  # noqa: ASYNC110 - sockets set no events
-            await asyncio.sleep(0.002)
 
 
 # --- plain fetching ---------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from schemas.reasons import Rejection
 from streams.decoding.pool import DecodePool, _Records
 from streams.errors import RetryableError
 from streams.settings import Settings
+from tests.waiting import until
 
 SETTINGS = Settings(decode_processes=2, decode_memory_bytes=256 * 1024 * 1024)
 LIMIT_SECONDS = 10.0
@@ -33,13 +34,6 @@ async def pool() -> AsyncIterator[DecodePool]:
     async with DecodePool(SETTINGS, modules=()) as pool:
         await pids(pool)
         yield pool
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Wait for something that is true soon, or fail."""
-    async with asyncio.timeout(BOUND_SECONDS):
-        while not condition():  # noqa: ASYNC110 - processes set no events
-            await asyncio.sleep(0.005)
 
 
 async def pids(pool: DecodePool) -> list[int]:
