@@ -194,7 +194,7 @@ class Store:
                 self._db = self._begun(identity)
             else:
                 self._db = _secondary(directory, beside)
-            self._db.set_read_options(_verified())
+            self._db.set_read_options(_verified(cached=True))
         except Exception as error:  # noqa: BLE001 - rocksdict raises it bare for every failure
             self._fail("does not open", error)
         finally:
@@ -220,13 +220,13 @@ class Store:
     def _begun(self, identity: Identity) -> Rdict:
         """Open to write; empty it where it is of another log or format."""
         wanted = msgspec.msgpack.encode(identity)
-        found = Rdict(str(self._directory), options=_options())
+        found = _open(self._directory)
         if found.get(_IDENTITY) not in (None, wanted):
             found.close()
             del found
             gc.collect()
             shutil.rmtree(self._directory)
-            found = Rdict(str(self._directory), options=_options())
+            found = _open(self._directory)
         found.put(_IDENTITY, wanted)
         return found
 
@@ -352,7 +352,8 @@ class Store:
         return [None if value is None else _U64.unpack(value)[0] for value in self._get(keys)]
 
     def _scan(self, prefix: bytes, start: bytes) -> Iterable[tuple[bytes, bytes]]:
-        iterator = self._db.iter()
+        # What opens an index reads rows by the thousand; those that are asked for again are others.
+        iterator = self._db.iter(_verified(cached=False))
         iterator.seek(start)
         while iterator.valid():
             key = cast("bytes", iterator.key())
@@ -378,16 +379,31 @@ class Store:
         ) from error
 
 
-def _secondary(directory: Path, notes: Path) -> Rdict:
+def _open(
+    directory: Path, access: AccessType | None = None, open_files: int = _OPEN_FILES
+) -> Rdict:
     options = _options()
+    options.set_max_open_files(open_files)
+    # Said of the family too: without it, rocksdict takes what the database's own file says of a
+    # family that is there already, which is a block cache of its own and no Bloom filter.
+    families = {"default": options}
+    return Rdict(
+        str(directory),
+        options=options,
+        column_families=families,
+        access_type=access or AccessType.read_write(),
+    )
+
+
+def _secondary(directory: Path, notes: Path) -> Rdict:
     # All tables stay open: what the writer deletes meanwhile can be read on.
-    options.set_max_open_files(-1)
-    return Rdict(str(directory), options=options, access_type=AccessType.secondary(str(notes)))
+    return _open(directory, AccessType.secondary(str(notes)), open_files=-1)
 
 
-def _verified() -> ReadOptions:
+def _verified(*, cached: bool) -> ReadOptions:
     options = ReadOptions()
     options.set_verify_checksums(True)
+    options.fill_cache(cached)  # type: ignore[call-arg] # its stub lacks the argument
     return options
 
 
@@ -409,7 +425,6 @@ def block_cache_bytes() -> int:
 def _options() -> Options:
     options = Options(raw_mode=True)
     options.create_if_missing(True)  # noqa: FBT003 - the library's signature
-    options.set_max_open_files(_OPEN_FILES)
     options.set_write_buffer_size(_WRITE_BUFFER_BYTES)
     options.set_write_buffer_manager(_memtables())
     options.set_compression_type(DBCompressionType.none())  # hashes do not compress

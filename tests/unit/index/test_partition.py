@@ -16,7 +16,7 @@ from streams.entry import LogEntry
 from streams.errors import CorruptStateError
 from streams.index import partition as partition_module
 from streams.index.partition import PartitionIndex
-from streams.index.store import Row
+from streams.index.store import Row, block_cache_bytes
 
 SETTINGS = default_match_settings(partitions=1)
 TOPIC = "topic-id"
@@ -110,6 +110,25 @@ def await_band_files(log: Log, tmp_path: Path) -> Path:
         manifest = log.index._store.bands()
     generation = msgspec.msgpack.decode(manifest, type=partition_module.BandsManifest).generation
     return tmp_path / "index" / "bands" / str(generation)
+
+
+def test_an_index_that_is_opened_again_has_its_filters_and_cache(log: Log, tmp_path: Path) -> None:
+    """What rocksdict finds on disk it opens with other options than ours, unless told.
+
+    Rows that are asked for are cached in the one cache that is bounded; what opens an index is not.
+    """
+    names = [f"picture {number}" for number in range(100)]
+    log.append(*(hashed(name, fingerprint(number)) for number, name in enumerate(names)))
+    log.index.close()
+    log.index._open()  # writes what was in memory to a table
+    before = block_cache_bytes()
+    assert sum(1 for _ in log.index.store.rows_from(0)) == len(names)
+    assert block_cache_bytes() == before
+    assert len(log.index.rows(range(1, 101))) == len(names)
+    assert block_cache_bytes() - before > 100 * len(names)
+    directory = tmp_path / "index" / "rocksdb"
+    written = max(directory.glob("OPTIONS-*"), key=lambda path: int(path.name.split("-")[1]))
+    assert "filter_policy=bloomfilter" in written.read_text()
 
 
 def matched(outcome: Outcome[Row]) -> list[str]:
