@@ -5,8 +5,8 @@ from contextlib import contextmanager
 
 import typer
 
+from streams import heap
 from streams.cli.session import session
-from streams.heap import share_heaps
 from streams.settings import Settings
 
 
@@ -19,7 +19,7 @@ def add_to(app: typer.Typer) -> None:
 @contextmanager
 def _process() -> Iterator[Settings]:
     # First of all: a thread that has begun has its heap already.
-    share_heaps()
+    heap.tame()
     with session(logs=True) as settings:
         yield settings
 

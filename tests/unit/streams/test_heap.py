@@ -10,7 +10,7 @@ PIECES = """
 import ctypes, threading
 from pathlib import Path
 import psutil
-from streams.heap import give_back, share_heaps
+from streams.heap import give_back, tame
 
 libc = ctypes.CDLL(None)
 libc.malloc.restype = libc.fopen.restype = ctypes.c_void_p
@@ -61,9 +61,27 @@ THREADS = """
 def test_threads_share_two_heaps(tmp_path: Path) -> None:
     """Each would have its own; who runs the process may say how many there are to be."""
     assert int(run(THREADS.format(first=""), tmp_path)) >= 8
-    assert int(run(THREADS.format(first="share_heaps()"), tmp_path)) == 2
+    assert int(run(THREADS.format(first="tame()"), tmp_path)) == 2
     own = {"MALLOC_ARENA_MAX": "5"}
-    assert int(run(THREADS.format(first="share_heaps()"), tmp_path, **own)) == 5
+    assert int(run(THREADS.format(first="tame()"), tmp_path, **own)) == 5
+
+
+def test_what_is_large_leaves_no_holes(tmp_path: Path) -> None:
+    """Once a larger piece was freed, pieces of a megabyte lie among smaller ones, unless told."""
+    freed = """
+        {first}
+        libc.free(libc.malloc(8 << 20))
+        pieces = []
+        for _ in range(50):
+            pieces += [libc.malloc(1 << 20), libc.malloc(100_000)]
+            ctypes.memset(pieces[-2], 1, 1 << 20)
+        before = psutil.Process().memory_info().rss
+        for piece in pieces[::2]:
+            libc.free(piece)
+        print(before - psutil.Process().memory_info().rss)
+    """
+    assert int(run(freed.format(first=""), tmp_path)) < 10e6
+    assert int(run(freed.format(first="tame()"), tmp_path)) > 50e6
 
 
 def test_what_is_free_goes_back(tmp_path: Path) -> None:
