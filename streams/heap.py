@@ -7,7 +7,7 @@ index of 45,000 pictures: 187 MB in 16 heaps, of which 89 were in use.
 
 What is large comes from the kernel and goes back there, but what glibc takes for large grows with
 what is freed, up to 32 MB: RocksDB's memtables, of pieces of 1 MB, then lie in a heap between what
-is small, and leave it full of holes: 10 MB more each quarter of an hour.
+is small, and leave holes: in a soak 3 MB after two minutes, 10 after fifteen.
 """
 
 import ctypes
@@ -22,7 +22,7 @@ _HEAPS: Final = 2
 # Just less than a piece of a memtable. With 128 KB the arrays of a search are large too, and a
 # matcher takes a third of the records.
 _LARGE_BYTES: Final = 1_000_000
-# The free end of a heap, which is then not given back with each array: `give_back` does.
+# The free end of a heap, which is then not given back with each array; a matcher calls `give_back`.
 _FREE_END_BYTES: Final = 16 * 1024 * 1024
 
 # Another C library has neither function, and needs neither.

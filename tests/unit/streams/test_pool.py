@@ -25,7 +25,6 @@ from tests.waiting import until
 
 SETTINGS = Settings(decode_processes=2, decode_memory_bytes=256 * 1024 * 1024)
 LIMIT_SECONDS = 10.0
-BOUND_SECONDS = 10.0
 
 
 @pytest.fixture
