@@ -72,10 +72,11 @@ _BUFFERED_EVENTS = 512
 # long to decide, groups are to be small.
 _GROUP_SECONDS = 1.0
 _FIRST_GROUP_RECORDS = 8
-# RocksDB frees 32 MB of a partition's newest rows when it writes them to a file, and a merge the
-# codes that are in files now: 173 MB were left of 20,000 pictures without it, and 150 with it. It
-# takes 3 ms at most.
-_GIVE_BACK_SECONDS = 30.0
+# RocksDB frees 32 MB of a partition's newest rows when it writes them to a file, a merge the codes
+# that are in files now, and each search takes another part of what is free. In ten minutes of
+# faults, 5 MB were left each time after it, and with 30 s between 9 to 20 MB half a minute later:
+# more the more had been free once. It takes 1 ms.
+_GIVE_BACK_SECONDS = 2.0
 # Whoever asked waits no longer than that for an index that is behind.
 _CATCH_UP_SECONDS = 2.0
 

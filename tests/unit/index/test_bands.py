@@ -105,6 +105,20 @@ def test_the_size_of_a_delta_is_what_it_takes() -> None:
     assert space.delta_bytes == empty
 
 
+def test_a_probe_takes_little_memory_however_many_codes_it_meets() -> None:
+    """All codes are equal: the index of somebody who sends one picture again and again."""
+    count = 400_000
+    codes = np.zeros(count, np.uint64)
+    bands = SortedBands.build(NEAR.small, codes, np.arange(count, dtype=np.uint32))
+    assert bands.bands.probing_wins(count, 1, 10)
+    tracemalloc.start()
+    found = sum(len(pairs) for pairs in bands.find(codes[:1], 10))
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found >= count
+    assert most < 2_500_000
+
+
 def test_loading_many_codes_sorts_few_times(monkeypatch: pytest.MonkeyPatch) -> None:
     """A large delta is sorted when it has grown by a thirty-second, not with every add."""
     sorts = []

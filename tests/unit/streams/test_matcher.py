@@ -1,6 +1,7 @@
 """The matcher: who sent a picture is told; questions wait for the log's end, or stay unanswered."""
 
 import asyncio
+import math
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Collection, Generator, Iterable
@@ -161,8 +162,10 @@ async def test_groups_are_small_where_pictures_take_long(
 async def test_what_was_freed_is_given_back_now_and_then(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not after each group: it takes up to 3 ms."""
+    """Not after each group: what is used again has to be fetched from the kernel again."""
     given_back_after: list[int] = []
+    monkeypatch.setattr(matcher_module, "_GIVE_BACK_SECONDS", 3600.0)
+    world.matcher._give_back_at = math.inf
     monkeypatch.setattr(
         matcher_module, "give_back", lambda: given_back_after.append(len(world.groups))
     )
