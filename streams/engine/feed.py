@@ -112,9 +112,9 @@ class Feed:
         """Give stretches until the app stops; the first of each assignment is empty, at its start.
 
         Raises:
-            MisconfiguredError: the group has no committed offset.
+            MisconfiguredError: the group has no committed offset, or partitions were added.
             CorruptStateError: the log ends before what is committed or was read, or holds other
-                records there; or records of `index-log` are gone.
+                records there; or records of `index-log` are gone, or it was made anew.
         """
         watching = asyncio.ensure_future(self._same.watch())
         stopping = asyncio.ensure_future(self._app.stop_asked.wait())

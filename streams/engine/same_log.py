@@ -48,9 +48,20 @@ class SameLog:
         self._begun: dict[TopicPartition, _Begun] = {}
 
     async def identify(self) -> str:
-        """Ask for the topic's id, and take it for what is read from now on."""
+        """Ask for the topic's id, and take it for what is read from now on.
+
+        An assignment may be the first to meet another topic: a group forms anew also where one is
+        deleted.
+
+        Raises:
+            MisconfiguredError: the topic has another number of partitions than it had.
+            CorruptStateError: `index-log` was made anew.
+        """
         identity = await ask(self._log.identity)
-        if identity not in self._identities[-1:]:
+        if not self._identities:
+            self._identities.append(identity)
+        elif identity != self._identities[-1]:
+            self._require_readable(self._identities[-1], identity)
             self._identities.append(identity)
         return identity.topic_id
 
@@ -104,11 +115,14 @@ class SameLog:
                 logger.critical("%s cannot be read: %s", self._topic, error)
                 continue
             if identity not in (known, self._identities[-1]):
-                await self._leave(known, identity)
+                what = self._require_readable(known, identity)
+                logger.critical("%s; reading it from its beginning", what)
+                await self._app.rejoin()
             else:
                 await self.check_records()
 
-    async def _leave(self, known: TopicIdentity, identity: TopicIdentity) -> None:
+    def _require_readable(self, known: TopicIdentity, identity: TopicIdentity) -> str:
+        """Stop where the other topic is none to go on with; else say what became of the first."""
         if identity.partitions != known.partitions:
             raise MisconfiguredError(
                 f"{self._topic}: has {identity.partitions} partitions, had {known.partitions}: "
@@ -124,8 +138,7 @@ class SameLog:
                 f"{what}: this index is of the old one, and may be all that is left of it. "
                 "Keep a copy of the data directory; the next start makes another index"
             )
-        logger.critical("%s; reading it from its beginning", what)
-        await self._app.rejoin()
+        return what
 
     async def check_records(self) -> None:
         """Stop where a partition has got a leader whose log is not what was read.

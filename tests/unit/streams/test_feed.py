@@ -593,6 +593,26 @@ async def test_partitions_that_are_added_stop(monkeypatch: pytest.MonkeyPatch) -
         await world.next()
 
 
+@pytest.mark.parametrize(
+    ("became", "error"),
+    [
+        pytest.param({"topic_id": "id-2", "committed_offset": None}, CorruptStateError, id="gone"),
+        pytest.param({"topic_id": "id-2", "committed_of": "id-1"}, CorruptStateError, id="kept"),
+        pytest.param({"partitions": 2}, MisconfiguredError, id="partitions"),
+    ],
+)
+async def test_an_assignment_that_meets_another_topic_first_stops_as_well(
+    became: dict[str, Any], error: type[Exception]
+) -> None:
+    """A group forms anew where a topic is deleted, before anybody looks; offsets go with it."""
+    world = World(Log(end=0))
+    await world.begin()
+    for name, value in became.items():
+        setattr(world.log, name, value)
+    with pytest.raises(error, match=r"was deleted and made anew|has 2 partitions, had 1"):
+        await world.begin()
+
+
 async def test_a_log_that_ends_before_what_was_read_stops(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
