@@ -7,7 +7,7 @@ index of 45,000 pictures: 187 MB in 16 heaps, of which 89 were in use.
 
 What is large comes from the kernel and goes back there, but what glibc takes for large grows with
 what is freed, up to 32 MB: RocksDB's memtables, of pieces of 1 MB, then lie in a heap between what
-is small, and leave holes: in a soak 3 MB after two minutes, 10 after fifteen.
+is small. With a fixed bound they do so only where a heap has that much free already.
 """
 
 import ctypes
@@ -32,7 +32,7 @@ _malloc_trim: Final = getattr(_libc, "malloc_trim", None)
 
 
 def tame() -> None:
-    """Have threads that begin from now on share two heaps, and what is large lie in none.
+    """Have threads that begin from now on share two heaps, and what is large enlarge none.
 
     What the environment says of it (`MALLOC_ARENA_MAX` and the like) is left as it is.
     """
@@ -46,6 +46,6 @@ def tame() -> None:
 
 
 def give_back() -> None:
-    """Give what is free to the kernel; 1 ms for a heap of 60 MB, and what is used again is new."""
+    """Give what is free to the kernel, from where it comes when used; 1 ms for a heap of 60 MB."""
     if _malloc_trim is not None:
         _malloc_trim(ctypes.c_size_t(0))
