@@ -324,7 +324,8 @@ class Run:
         rows = []
         for name, taken in sorted(self.samples.items()):
             samples = [each for each in taken if not math.isnan(each.own_bytes)]
-            times = [each.at for each in samples]
+            # In the kills that follow mixed faults nobody is spared.
+            lived = [each.at for each in samples if each.at < self.kills_began]
             for what, values, unit in (
                 (MEMORY, [each.own_bytes for each in samples], MEGABYTE),
                 ("open files", [float(each.open_files) for each in samples], 1.0),
@@ -337,42 +338,44 @@ class Run:
                 if what == MEMORY and name.startswith("matcher"):
                     hourly = 3600 * self.options.pictures_per_second
                     allowed += hourly * PICTURE_BYTES / MEGABYTE
-                found = growth(times, scaled, allowed=allowed) if name in SPARED else None
+                found = None
+                if name in SPARED:
+                    found = growth(lived, scaled[: len(lived)], allowed=allowed)
                 rows.append(GrowthRow(name, what, mean, max(scaled), found))
         return rows
 
     def _goals(self, restarts: list[RestartRow], growths: list[GrowthRow]) -> list[Goal]:
-        judgement = self.judgement
-        lost = conflicting = "not judged"
-        if judgement is not None:
-            kinds = Counter(violation.kind for violation in judgement.violations)
-            lost, conflicting = str(kinds["lost"]), str(kinds["conflict"])
-        judged = [row for row in restarts if row.judged]
+        found = None
+        if self.judgement is not None:
+            found = Counter(violation.kind for violation in self.judgement.violations)
         prompt = [
-            row
-            for row in judged
-            if row.prompt_after_seconds is not None
+            row.prompt_after_seconds is not None
             and row.prompt_after_seconds <= PROMPT_WITHIN_SECONDS
+            for row in restarts
+            if row.judged
         ]
-        fitted = [row.growth for row in growths if row.growth is not None]
-        flat = sum(growth.is_flat for growth in fitted)
+        flat = [row.growth.is_flat for row in growths if row.growth is not None]
         return [
-            Goal("lost", lost, "0", lost == "0"),
-            Goal("conflicting", conflicting, "0", conflicting == "0"),
-            Goal(
+            _none_of("lost", None if found is None else found["lost"]),
+            _none_of("conflicting", None if found is None else found["conflict"]),
+            _all_of(
                 f"heals after which p99 is under {LATE_SECONDS:g} s within "
                 f"{PROMPT_WITHIN_SECONDS:g} s",
-                f"{len(prompt)} of {len(judged)}",
-                "all",
-                len(prompt) == len(judged) > 0,
+                prompt,
             ),
-            Goal(
-                "memory and open files of those who live through it are flat",
-                f"{flat} of {len(fitted)}" if fitted else "too short to judge",
-                "all",
-                flat == len(fitted) > 0,
-            ),
+            _all_of("memory and open files of those who live through it are flat", flat),
         ]
+
+
+def _none_of(what: str, found: int | None) -> Goal:
+    if found is None:
+        return Goal(what, "-", "0", None)
+    return Goal(what, str(found), "0", found == 0)
+
+
+def _all_of(what: str, found: Sequence[bool]) -> Goal:
+    """Hold against all of them; where there are none, nothing is judged."""
+    return Goal(what, f"{sum(found)} of {len(found)}", "all", all(found) if found else None)
 
 
 def run(options: Options, directory: Path) -> Run:

@@ -9,14 +9,16 @@ from tests.faults.measurements import Growth, Window
 
 RESULT_FILE: Final = "report.json"
 
+_MET: Final = {True: "yes", False: "NO", None: "not judged"}
+
 
 class Goal(msgspec.Struct, frozen=True):
-    """A figure, and what it is held against."""
+    """A figure, and what it is held against; `met` is None where there was nothing to judge."""
 
     what: str
     found: str
     wanted: str
-    met: bool
+    met: bool | None
 
 
 class RestartRow(msgspec.Struct, frozen=True):
@@ -104,7 +106,7 @@ def markdown(report: Report) -> str:
         "| goal | found | wanted | met |",
         "|---|---|---|---|",
         *(
-            f"| {goal.what} | {goal.found} | {goal.wanted} | {'yes' if goal.met else 'NO'} |"
+            f"| {goal.what} | {goal.found} | {goal.wanted} | {_MET[goal.met]} |"
             for goal in report.goals
         ),
         "",
@@ -138,9 +140,10 @@ def markdown(report: Report) -> str:
         "",
         "## Memory (MB) and open files, children included",
         "",
-        "Judged are those who were not ended during mixed faults: a line through the medians of",
-        "twelve blocks after the first third; flat where its 95 % lower bound per hour is not",
-        "above what is allowed, which for a matcher is also what an index keeps of each picture.",
+        "Judged are those who were not ended during mixed faults, for as long as those lasted: a",
+        "line through the medians of twelve blocks after the first third; flat where its 95 %",
+        "lower bound per hour is not above what is allowed, which for a matcher is also what an",
+        "index keeps of each picture.",
         "Its RocksDB's block cache and memtables and the codes that are not in band files yet are",
         "left out: they are bounded, and fill; and so are the files of its index, of which there",
         "are more and fewer as it grows and is merged.",

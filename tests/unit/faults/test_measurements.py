@@ -148,6 +148,35 @@ def test_a_run_that_held() -> None:
     assert report.summary.startswith("passed, 4000 pictures, 2 faults (1 kill -9), 0 lost")
 
 
+def test_kills_hide_no_leak() -> None:
+    """What a restart gives back is not taken for what mixed faults left alone."""
+    leaking = [Sample(2.0 * n, (100 + n) * 1_000_000, 40) for n in range(200)]
+    restarted = [Sample(400 + 2.0 * n, 50_000_000, 40) for n in range(400)]
+    run = Run(OPTIONS, kills_began=400, samples={"matcher-1": leaking + restarted})
+    memory, files = reported(run).growths
+    assert memory.growth is not None
+    assert not memory.growth.is_flat
+    assert files.growth is not None
+    assert files.growth.is_flat
+
+
+def test_after_kills_alone_neither_heals_nor_memory_are_judged() -> None:
+    """Nobody was spared, and no time was left to become prompt: that is told, and is no miss."""
+    run = Run(
+        OPTIONS,
+        began=0,
+        kills_began=15,
+        ended=400,
+        faults=[Fault("kill -9 matcher-1", "kill", 100, 101, "matcher", (2,))],
+        samples={"matcher-1": [Sample(2.0 * n, 100_000_000, 40) for n in range(200)]},
+        judgement=Judgement(pictures=4000),
+        latencies=late_until(0, 400),
+    )
+    report = reported(run)
+    assert [goal.met for goal in report.goals] == [True, True, None, None]
+    assert "| 0 of 0 | all | not judged |" in markdown(report)
+
+
 def test_options() -> None:
     """Kills alone take no minutes of other faults; all is in what is printed to do it again."""
     assert parsed(["--seed", "3"]).minutes == 10
