@@ -92,7 +92,7 @@ def _opened(directory: Path, identity: str, partition: int, notes: Path) -> Part
     for _ in range(_OPENINGS - 1):
         with suppress(CorruptStateError):
             index = PartitionIndex(directory, identity, partition, beside=notes)
-            if index.damaged_bands is None:
+            if index.arrays.damaged is None:
                 return index
             index.close()
     return PartitionIndex(directory, identity, partition, beside=notes)
@@ -114,14 +114,14 @@ def statistics(settings: Settings, log: LogReader, partition: int) -> Statistics
             removed=index.removals,
             marks=index.store.all_marks(),
             workspaces=len(index.workspaces),
-            codes={name: len(space) for name, space in index.spaces.items()},
-            codes_in_files={name: len(space.base) for name, space in index.spaces.items()},
+            codes={name: len(space) for name, space in index.arrays.spaces.items()},
+            codes_in_files={name: len(space.base) for name, space in index.arrays.spaces.items()},
             next_offset=index.next_offset,
             log_end=end,
             rocksdb_bytes=_size_bytes(directory / "rocksdb"),
             band_files_bytes=_size_bytes(directory / "bands"),
-            generation=index.generation,
-            damaged_bands=index.damaged_bands,
+            generation=index.arrays.generation,
+            damaged_bands=index.arrays.damaged,
             settings=index.settings[-1][1] if index.settings else None,
         )
 

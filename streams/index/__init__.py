@@ -1,5 +1,8 @@
-"""The index's search core: which stored codes lie within a Hamming radius of these.
+"""One partition's index: which stored pictures lie within a Hamming radius of this one.
 
-`space` is the contract, `scan` the brute-force answer, `mih` the fast one (multi-index hashing over
-sorted bands), `files` its memory-mapped files, `bench` its measurement against FAISS.
+From the bottom up: `space` is the contract of a search among codes, `scan` the brute-force answer,
+`mih` the fast one (multi-index hashing over sorted bands), `files` its memory-mapped files;
+`columns` is what is known of each picture without its row; `arrays` is all that is searched.
+`store` is what is on disk. `partition` joins them: an index as a function of its log, which
+`applying` brings up to date and `verify` compares. `bench` measures `mih` against FAISS.
 """

@@ -6,31 +6,25 @@ outcomes and delivers them, `commit` writes rows, outcomes and the next offset i
 process that dies in between has written nothing. An index with a staged group that will never
 be committed is closed and opened anew.
 
-Not thread-safe: one thread at a time. Band files are merged in a thread of their own.
+What is searched is in `streams.index.arrays`, what is on disk in `streams.index.store`.
+
+Not thread-safe: one thread at a time.
 """
 
 import bisect
-import logging
 import shutil
-import threading
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
-from typing import Final
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from schemas.codec import UnknownLogRecordError, decode_log, encode_log
 from schemas.records import Fingerprint, Hashed, LogRecord, MatchSettings, Removed
 from streams.entry import LogEntry
 from streams.errors import CorruptStateError
-from streams.index import files
-from streams.index.columns import NEVER, Columns, ColumnsManifest
-from streams.index.mih import EXACT, NEAR, Layout, MultiIndexHash, SortedBands
+from streams.index.arrays import PictureArrays
+from streams.index.columns import NEVER
 from streams.index.store import (
     FORMAT_VERSION,
     Batch,
@@ -42,37 +36,9 @@ from streams.index.store import (
     picture_key,
 )
 
-logger = logging.getLogger(__name__)
-
-_Asked = tuple[Row, Sequence[bytes]]
-
-# The exact-match space: the first 64 bits of every picture's sha256, searched at radius 0.
-BYTES_SPACE: Final = "sha256"
-
-# A merge rewrites the base, so it is worth its while for a hundredth of the base; below the first
-# bound the delta answers as fast as a base would, above the second its memory and its re-sorting
-# begin to show (measured: notes of `streams.index.mih`).
-_MERGE_LEAST_CODES = 50_000
-_MERGE_MOST_CODES = 400_000
-_MERGE_SHARE = 100
-
-
-class BandsManifest(msgspec.Struct, frozen=True):
-    """The band files in use: one generation, all spaces up to the same picture."""
-
-    format_version: int
-    generation: int
-    columns: ColumnsManifest
-    spaces: dict[str, files.Manifest]
-
-    @property
-    def size_bytes(self) -> int:
-        """Give the size of the spaces' files."""
-        return sum(file.size_bytes for part in self.spaces.values() for file in part.files)
-
-
-class _Version(msgspec.Struct, frozen=True):
-    format_version: int
+# With 10,000 at once, each of 26 openings of an index of up to 8,000 pictures left 1 MB more of
+# Python's heap in pieces, and took three times as long.
+_LOAD_ROWS = 250
 
 
 class Arrival(msgspec.Struct, frozen=True):
@@ -109,11 +75,6 @@ class _Staged:
     marks: dict[bytes, int] = field(default_factory=dict)
 
 
-def space_of(fingerprint: Fingerprint) -> str:
-    """Name the code space of a fingerprint's views: versions are never compared."""
-    return f"views-{fingerprint.version}"
-
-
 class PartitionIndex:
     """The index of one partition of `index-log`."""
 
@@ -136,19 +97,18 @@ class PartitionIndex:
     def _open(self) -> None:
         self._store = Store(self._directory / "rocksdb", self._identity, beside=self._beside)
         self._staged: _Staged | None = None
-        self._merge: _Merge | None = None
         self._workspaces = dict(self._store.workspaces())
         self._settings = list(self._store.settings())
-        self._columns = Columns()
-        self._spaces: dict[str, MultiIndexHash] = {}
-        self._generation = 0
-        self._band_files_bytes = 0
-        self.damaged_bands: str | None = None
-        self._load_bands()
+        self._arrays = PictureArrays(
+            self._directory / "bands",
+            self._store.bands(),
+            self._workspaces,
+            only_look=self._beside is not None,
+        )
         self._load_rows_after_bands()
         self._removals = 0
         for ordinal, removed_at in self._store.removals():
-            self._columns.remove(ordinal, removed_at)
+            self._arrays.columns.remove(ordinal, removed_at)
             self._removals += 1
         counted = self._store.progress
         if (len(self), self._removals) != (counted.pictures, counted.removals):
@@ -158,8 +118,23 @@ class PartitionIndex:
                 f"removals instead of {counted.pictures} and {counted.removals}; delete it: it is "
                 "rebuilt from index-log"
             )
-        self._merges = 0
         self._count()
+
+    def _load_rows_after_bands(self) -> None:
+        columns = self._arrays.columns
+        start = int(columns.ordinals[-1]) + 1 if len(columns) else 0
+        fresh: list[Row] = []
+        for row in self._store.rows_from(start):
+            if row.number != len(columns) + len(fresh):
+                raise CorruptStateError(
+                    f"the index in {self._directory} lacks pictures before that of offset "
+                    f"{row.ordinal}; delete it: it is rebuilt from index-log"
+                )
+            fresh.append(row)
+            if len(fresh) == _LOAD_ROWS:
+                self._arrays.add(fresh)
+                fresh.clear()
+        self._arrays.add(fresh)
 
     @property
     def next_offset(self) -> int:
@@ -173,12 +148,7 @@ class PartitionIndex:
 
     def __len__(self) -> int:
         """Count the pictures, removed ones included."""
-        return len(self._columns)
-
-    @property
-    def codes(self) -> int:
-        """Count the codes in all spaces."""
-        return sum(len(space) for space in self._spaces.values())
+        return len(self._arrays.columns)
 
     def storage(self) -> Storage:
         """Read how RocksDB does; in any thread. Raises once it is closed."""
@@ -188,10 +158,10 @@ class PartitionIndex:
         # Replaced as a whole: any thread may read it.
         self.numbers = Numbers(
             pictures=len(self),
-            codes=self.codes,
-            merges=self._merges,
-            band_files_bytes=self._band_files_bytes,
-            delta_bytes=sum(space.delta_bytes for space in self._spaces.values()),
+            codes=self._arrays.codes,
+            merges=self._arrays.merges,
+            band_files_bytes=self._arrays.files_bytes,
+            delta_bytes=self._arrays.delta_bytes,
         )
 
     @property
@@ -200,14 +170,9 @@ class PartitionIndex:
         return self._store
 
     @property
-    def columns(self) -> Columns:
-        """What is known of each picture in memory."""
-        return self._columns
-
-    @property
-    def spaces(self) -> Mapping[str, MultiIndexHash]:
-        """The code spaces by name."""
-        return self._spaces
+    def arrays(self) -> PictureArrays:
+        """What is searched, for whoever compares it with the rows."""
+        return self._arrays
 
     @property
     def workspaces(self) -> Mapping[str, int]:
@@ -224,11 +189,6 @@ class PartitionIndex:
         """Count the pictures that are removed."""
         return self._removals
 
-    @property
-    def generation(self) -> int:
-        """The band files' generation; 0: there are none."""
-        return self._generation
-
     def wipe(self) -> None:
         """Forget everything: the log is another one, or the files are beyond use."""
         self.close()
@@ -237,8 +197,7 @@ class PartitionIndex:
 
     def close(self) -> None:
         """Close; a merge under way is waited for (seconds at most) and not adopted."""
-        if self._merge is not None:
-            self._merge.thread.join()
+        self._arrays.close()
         self._store.close()
 
     # --- applying the log ---------------------------------------------------------------------
@@ -287,14 +246,14 @@ class PartitionIndex:
             elif not new:
                 continue
             elif isinstance(record, Removed):
-                self._index(fresh)
+                self._arrays.add(fresh)
                 fresh.clear()
                 self._remove(staged, entry.offset, picture)
             elif isinstance(record, MatchSettings):
                 self._change_settings(staged, entry.offset, record)
             else:
                 raise self._unknown(entry.offset, f"type {type(record).__name__}")
-        self._index(fresh)
+        self._arrays.add(fresh)
         staged.progress = msgspec.structs.replace(
             staged.progress, pictures=len(self), removals=self._removals
         )
@@ -312,8 +271,16 @@ class PartitionIndex:
         self._store.write(staged.batch)
         self._store.progress = staged.progress
         self._staged = None
-        self._merge_bands()
+        self._adopt_merged_files()
         self._count()
+
+    def _adopt_merged_files(self) -> None:
+        merge = self._arrays.merge()
+        if merge is not None:
+            batch = Batch()
+            batch.put_bands(msgspec.msgpack.encode(merge.manifest))
+            self._store.write(batch)
+            self._arrays.adopt(merge)
 
     def _decode(self, entry: LogEntry) -> LogRecord:
         try:
@@ -363,28 +330,10 @@ class PartitionIndex:
             value = encode_log(record)
             staged.batch.put_removed(entry.offset, entry.offset)
             self._removals += 1
-        row = Row(entry.offset, entry.timestamp_ms, len(self._columns) + before, record)
+        row = Row(entry.offset, entry.timestamp_ms, len(self) + before, record)
         staged.rows[entry.offset] = row
         staged.batch.put_row(row, value)
         return row
-
-    def _index(self, fresh: Sequence[Row]) -> None:
-        """Add rows to columns and code spaces."""
-        if not fresh:
-            return
-        workspaces = [self._workspaces[row.record.workspace] for row in fresh]
-        self._columns.extend([row.ordinal for row in fresh], workspaces)
-        codes: defaultdict[str, list[bytes]] = defaultdict(list)
-        numbers: defaultdict[str, list[int]] = defaultdict(list)
-        for row in fresh:
-            if row.record.fingerprint.is_blank:
-                self._columns.remove(row.ordinal, row.ordinal)
-                continue
-            for space, found in codes_by_space(row.record.fingerprint):
-                codes[space] += found
-                numbers[space] += [row.number] * len(found)
-        for space, found in codes.items():
-            self._space(space).add(as_codes(found), np.array(numbers[space], np.uint32))
 
     def _remove(self, staged: _Staged, offset: int, picture: bytes) -> None:
         if picture in staged.marks:
@@ -393,7 +342,7 @@ class PartitionIndex:
         staged.batch.put_mark(picture, offset)
         first = staged.firsts.get(picture)
         if first is not None:
-            self._columns.remove(first, offset)
+            self._arrays.columns.remove(first, offset)
             staged.batch.put_removed(first, offset)
             self._removals += 1
 
@@ -458,12 +407,12 @@ class PartitionIndex:
         pictures = [picture_key(number, image_id) for image_id in image_ids]
         found = self._store.first_ordinals(pictures)
         rows = self.rows([ordinal for ordinal in found if ordinal is not None])
-        return [row for row in rows if self._columns.removed_at[row.number] == NEVER]
+        return [row for row in rows if self._arrays.columns.removed_at[row.number] == NEVER]
 
     def all_rows(self) -> Iterator[tuple[Row, int]]:
         """Give every row with the offset of its removal, in order: what a rebuild must equal."""
         for row in self._store.rows_from(0):
-            yield row, int(self._columns.removed_at[row.number])
+            yield row, int(self._arrays.columns.removed_at[row.number])
 
     def outcomes(self, ordinals: Sequence[int]) -> dict[int, bytes]:
         """Give the stored first outcomes; those of rows that were only rebuilt are missing."""
@@ -475,237 +424,9 @@ class PartitionIndex:
     ) -> list[Sequence[int]]:
         """Find, for each row and its codes, the pictures visible at its ordinal within the radius.
 
-        A row without codes finds identical bytes only. Visible: of the same workspace, born before
-        it, not removed before it. At most `bound` ordinals for each row: of the nearest, and of the
-        oldest among equally near ones.
+        Staged ones included; see `PictureArrays.candidates`.
         """
-        results: list[Sequence[int]] = [()] * len(rows)
-        groups: dict[str, list[int]] = {}
-        for position, row in enumerate(rows):
-            fingerprint = row.record.fingerprint
-            if not fingerprint.is_blank:
-                space = space_of(fingerprint) if codes[position] else BYTES_SPACE
-                groups.setdefault(space, []).append(position)
-        for space, positions in groups.items():
-            near = space != BYTES_SPACE
-            asked = [
-                (rows[position], codes[position] if near else _bytes_codes(rows[position]))
-                for position in positions
-            ]
-            found = self._search_all(space, asked, radius if near else 0, bound)
-            for position, ordinals in zip(positions, found, strict=True):
-                results[position] = ordinals
-        return results
-
-    def _search_all(
-        self, space: str, asked: Sequence[_Asked], radius: int, bound: int
-    ) -> Iterator[list[int]]:
-        """Search for a few rows first, and then for as many together as their hits allow.
-
-        A picture that everybody forwards is hit by each of its copies: a group of them among
-        20,000 equal ones took 790 MB at once, before the cut to the bound.
-        """
-        start, size = 0, _FIRST_ROWS_SEARCHED
-        while start < len(asked):
-            some = asked[start : start + size]
-            ordinals, hits = self._search(space, some, radius, bound)
-            yield from ordinals
-            start += len(some)
-            size = max(1, min(4 * size, _HITS_AT_ONCE * len(some) // max(1, hits)))
-
-    def _search(
-        self, space: str, asked: Sequence[_Asked], radius: int, bound: int
-    ) -> tuple[list[list[int]], int]:
-        """Give the ordinals of each row's candidates, and how many hits were looked at."""
-        rows, queries = [row for row, _ in asked], [codes for _, codes in asked]
-        if space not in self._spaces:  # asked for before any picture came
-            return [[] for _ in rows], 0
-        asker = np.repeat(np.arange(len(rows)), [len(codes) for codes in queries])
-        hits = self._spaces[space].search(as_codes([c for q in queries for c in q]), radius)
-        picture = asker[hits.query]
-        number = hits.number.astype(np.int64)
-        ordinals = np.array([row.ordinal for row in rows], np.int64)[picture]
-        numbers = np.array([row.number for row in rows], np.int64)[picture]
-        workspaces = np.array(
-            [self._workspaces.get(row.record.workspace, _NO_WORKSPACE) for row in rows], np.uint32
-        )
-        visible = (
-            (number < numbers)
-            & (self._columns.workspaces[number] == workspaces[picture])
-            & (self._columns.removed_at[number] > ordinals)
-        )
-        picture, number, distance = picture[visible], number[visible], hits.distance[visible]
-        # By picture asked for, then nearest, then oldest; of several codes only the nearest counts.
-        nearest = np.lexsort((distance, number, picture))
-        picture, number, distance = picture[nearest], number[nearest], distance[nearest]
-        first = np.ones(len(number), bool)
-        first[1:] = (picture[1:] != picture[:-1]) | (number[1:] != number[:-1])
-        picture, number, distance = picture[first], number[first], distance[first]
-        order = np.lexsort((number, distance, picture))
-        picture, number, distance = picture[order], number[order], distance[order]
-        starts = np.searchsorted(picture, np.arange(len(rows) + 1))
-        found = self._columns.ordinals[number]
-        ordinals_of = [
-            found[low : min(high, low + bound)].tolist() for low, high in pairwise(starts)
-        ]
-        return ordinals_of, len(hits)
-
-    # --- band files ---------------------------------------------------------------------------
-
-    def _space(self, name: str) -> MultiIndexHash:
-        space = self._spaces.get(name)
-        if space is None:
-            space = self._spaces[name] = MultiIndexHash(layout=_layout(name))
-        return space
-
-    def _bands_directory(self, generation: int) -> Path:
-        return self._directory / "bands" / str(generation)
-
-    def _load_bands(self) -> None:
-        """Map the files that the store names; without them, the rows give everything again."""
-        encoded = self._store.bands()
-        if encoded is not None:
-            try:
-                self._open_bands(_manifest(encoded))
-            except files.DamagedFilesError as error:
-                logger.warning("band files are rebuilt from the rows: %s", error)
-                self._columns, self._spaces = Columns(), {}
-                self.damaged_bands = str(error)
-        if self._beside is None:
-            self._delete_other_bands()
-
-    def _open_bands(self, manifest: BandsManifest) -> None:
-        self._generation = manifest.generation
-        directory = self._bands_directory(manifest.generation)
-        self._columns = Columns.read(directory / "columns", manifest.columns)
-        self._spaces = {
-            name: MultiIndexHash(files.open_files(directory / name, part), _layout(name))
-            for name, part in manifest.spaces.items()
-        }
-        self._band_files_bytes = manifest.size_bytes
-
-    def _delete_other_bands(self) -> None:
-        for found in (self._directory / "bands").glob("*"):
-            if found.name != str(self._generation):
-                shutil.rmtree(found)
-
-    def _load_rows_after_bands(self) -> None:
-        known = len(self._columns)
-        start = int(self._columns.ordinals[-1]) + 1 if known else 0
-        fresh: list[Row] = []
-        for row in self._store.rows_from(start):
-            if row.number != known + len(fresh):
-                raise CorruptStateError(
-                    f"the index in {self._directory} lacks pictures before that of offset "
-                    f"{row.ordinal}; delete it: it is rebuilt from index-log"
-                )
-            fresh.append(row)
-            if len(fresh) == _LOAD_ROWS:
-                self._index(fresh)
-                known += len(fresh)
-                fresh.clear()
-        self._index(fresh)
-
-    def _merge_bands(self) -> None:
-        """Adopt a finished merge, or begin one when the deltas have grown enough."""
-        if self._merge is not None:
-            if not self._merge.thread.is_alive():
-                self._adopt(self._merge)
-                self._merge = None
-            return
-        waiting = sum(space.delta_codes for space in self._spaces.values())
-        enough = self.codes // _MERGE_SHARE
-        if waiting >= min(max(enough, _MERGE_LEAST_CODES), _MERGE_MOST_CODES):
-            self._merge = _Merge(
-                self._bands_directory(self._generation + 1),
-                self._generation + 1,
-                self._columns,
-                self._spaces,
-            )
-
-    def _adopt(self, merge: "_Merge") -> None:
-        if merge.failure is not None:
-            message = f"merging the band files failed: {merge.failure}"
-            raise CorruptStateError(message) from merge.failure
-        manifest = merge.manifest()
-        batch = Batch()
-        batch.put_bands(msgspec.msgpack.encode(manifest))
-        self._store.write(batch)
-        for name, base in merge.bases.items():
-            self._spaces[name].adopt(base, merge.frozen_codes[name])
-        self._generation = merge.generation
-        self._merges += 1
-        self._band_files_bytes = manifest.size_bytes
-        self._delete_other_bands()
-
-
-# With 10,000 at once, each of 26 openings of an index of up to 8,000 pictures left 1 MB more of
-# Python's heap in pieces, and took three times as long.
-_LOAD_ROWS = 250
-_FIRST_ROWS_SEARCHED = 32
-# 60 MB while they are sorted by picture.
-_HITS_AT_ONCE = 500_000
-_NO_WORKSPACE = np.iinfo(np.uint32).max
-
-
-class _Merge:
-    """A merge in its own thread: all spaces, up to the pictures known when it began."""
-
-    def __init__(
-        self,
-        directory: Path,
-        generation: int,
-        columns: Columns,
-        spaces: Mapping[str, MultiIndexHash],
-    ) -> None:
-        """Freeze what is there, and begin."""
-        self.generation = generation
-        self.failure: Exception | None = None
-        self._directory = directory
-        self._columns = columns
-        self._pictures = len(columns)
-        self._frozen = {name: (space.base, *space.freeze()) for name, space in spaces.items()}
-        self.frozen_codes = {name: len(codes) for name, (_, codes, _) in self._frozen.items()}
-        self.bases: dict[str, SortedBands] = {}
-        self._manifest: BandsManifest | None = None
-        self.thread = threading.Thread(target=self._run, name="merge", daemon=True)
-        self.thread.start()
-
-    def manifest(self) -> BandsManifest:
-        """Give the finished files' manifest."""
-        if self._manifest is None:
-            message = "the merge has not finished"
-            raise CorruptStateError(message)
-        return self._manifest
-
-    def _run(self) -> None:
-        try:
-            self._directory.mkdir(parents=True, exist_ok=True)
-            spaces: dict[str, files.Manifest] = {}
-            for name, (base, codes, numbers) in self._frozen.items():
-                place = self._directory / name
-                spaces[name] = files.merge(base, codes, numbers, place, _layout(name))
-                # Opened here: reading through 36 million codes takes a second or two.
-                self.bases[name] = files.open_files(place, spaces[name])
-            self._manifest = BandsManifest(
-                format_version=files.FORMAT_VERSION,
-                generation=self.generation,
-                columns=self._columns.write(self._directory / "columns", self._pictures),
-                spaces=spaces,
-            )
-        except Exception as error:  # noqa: BLE001 - handed to the index's own thread
-            self.failure = error
-
-
-def _manifest(encoded: bytes) -> BandsManifest:
-    """Read the manifest; of another version nothing but the version need be as we know it."""
-    try:
-        version = msgspec.msgpack.decode(encoded, type=_Version).format_version
-        if version == files.FORMAT_VERSION:
-            return msgspec.msgpack.decode(encoded, type=BandsManifest)
-    except msgspec.MsgspecError as error:
-        raise files.DamagedFilesError(f"the manifest of the band files: {error}") from error
-    raise files.DamagedFilesError(f"the band files are of format {version}")
+        return self._arrays.candidates(rows, codes, radius, bound)
 
 
 def blank(fingerprint: Fingerprint) -> Fingerprint:
@@ -713,24 +434,3 @@ def blank(fingerprint: Fingerprint) -> Fingerprint:
     return msgspec.structs.replace(
         fingerprint, views=(), asked=b"", sketch=b"", low_information=False
     )
-
-
-def _layout(space: str) -> Layout:
-    return EXACT if space == BYTES_SPACE else NEAR
-
-
-def codes_by_space(fingerprint: Fingerprint) -> list[tuple[str, list[bytes]]]:
-    """Give a picture's codes by space, 8 bytes each; equal codes of several views once."""
-    spaces = [(BYTES_SPACE, [fingerprint.sha256[:8]])]
-    if fingerprint.views:
-        spaces.append((space_of(fingerprint), list({view.code: 0 for view in fingerprint.views})))
-    return spaces
-
-
-def _bytes_codes(row: Row) -> list[bytes]:
-    return [row.record.fingerprint.sha256[:8]]
-
-
-def as_codes(codes: Sequence[bytes]) -> NDArray[np.uint64]:
-    """Give codes as numbers, most significant bit first."""
-    return np.frombuffer(b"".join(codes), ">u8").astype(np.uint64)

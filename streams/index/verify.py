@@ -20,16 +20,10 @@ from schemas.codec import UnknownLogRecordError, decode_log
 from schemas.records import Hashed, ImageMatched, LogRecord, MatchSettings, Removed
 from streams.entry import LogEntry
 from streams.errors import CorruptStateError
+from streams.index.arrays import BYTES_SPACE, as_codes, codes_by_space, space_of
 from streams.index.columns import NEVER
 from streams.index.mih import SortedBands, offsets, rotate, value_counts
-from streams.index.partition import (
-    BYTES_SPACE,
-    PartitionIndex,
-    as_codes,
-    blank,
-    codes_by_space,
-    space_of,
-)
+from streams.index.partition import PartitionIndex, blank
 from streams.index.scan import flat_pairs
 from streams.index.space import Codes, Numbers
 from streams.index.store import Row, picture_key
@@ -77,8 +71,8 @@ class Verification:
 
     def full(self) -> None:
         """Compare every record with every row, every code of the bands, and some searches."""
-        if self._index.damaged_bands is not None:
-            self._differs(f"band files: {self._index.damaged_bands}")
+        if self._index.arrays.damaged is not None:
+            self._differs(f"band files: {self._index.arrays.damaged}")
         self._rows()
         self._advance("blocks of RocksDB", 0, 0)
         self.compared["keys"] = self._index.store.read_all()
@@ -87,8 +81,8 @@ class Verification:
 
     def sampled(self, pictures: int) -> None:
         """Compare so many rows with their records, the bands' order, and some searches."""
-        if self._index.damaged_bands is not None:
-            self._differs(f"band files: {self._index.damaged_bands}")
+        if self._index.arrays.damaged is not None:
+            self._differs(f"band files: {self._index.arrays.damaged}")
         for offset, settings in self._index.settings:
             self.compared["settings"] += 1
             if self._record(offset) != settings:
@@ -191,7 +185,7 @@ class Verification:
             self._differs(f"{where}: not as in the log: {', '.join(names)}")
         if row.timestamp_ms != entry.timestamp_ms:
             self._differs(f"{where}: time {row.timestamp_ms} instead of {entry.timestamp_ms}")
-        columns = self._index.columns
+        columns = self._index.arrays.columns
         if row.number >= len(columns) or columns.ordinals[row.number] != row.ordinal:
             self._differs(f"{where}: its number {row.number} leads elsewhere")
             return
@@ -242,7 +236,7 @@ class Verification:
 
     def _order(self) -> None:
         """Codes ascend, and each band value begins where the offsets say."""
-        for name, space in self._index.spaces.items():
+        for name, space in self._index.arrays.spaces.items():
             base = space.base
             for band, width in enumerate(base.bands.widths):
                 self._advance(f"bands of {name}", band, len(base.bands.widths))
@@ -274,8 +268,8 @@ class Verification:
 
     def _compare_digests(self, digests: dict[str, int]) -> None:
         """The codes of each band are those of the rows, each with its picture's number."""
-        for name in sorted(digests.keys() | self._index.spaces.keys()):
-            space = self._index.spaces.get(name)
+        for name in sorted(digests.keys() | self._index.arrays.spaces.keys()):
+            space = self._index.arrays.spaces.get(name)
             if space is None:
                 self._differs(f"space {name}: there is none")
                 continue
@@ -310,7 +304,7 @@ class Verification:
 
     def _scanned(self, row: Row, codes: list[bytes], radius: int) -> set[int]:
         name = space_of(row.record.fingerprint) if codes else BYTES_SPACE
-        space = self._index.spaces.get(name)
+        space = self._index.arrays.spaces.get(name)
         if space is None:
             return set()
         queries = as_codes(codes or [row.record.fingerprint.sha256[:8]])
@@ -321,7 +315,7 @@ class Verification:
             for pairs in flat_pairs(some, numbered, queries, radius if codes else 0)
         ]
         near = np.unique(np.concatenate([np.empty(0, np.uint64), *numbers])).astype(np.int64)
-        columns = self._index.columns
+        columns = self._index.arrays.columns
         workspace = self._index.workspaces[row.record.workspace]
         return {
             int(columns.ordinals[number])
@@ -336,7 +330,7 @@ class Verification:
     def _chosen(self, most: int) -> list[Row]:
         count = len(self._index)
         numbers = sorted(self._chance.sample(range(count), min(most, count)))
-        return self._index.store.rows(self._index.columns.ordinals[numbers].tolist())
+        return self._index.store.rows(self._index.arrays.columns.ordinals[numbers].tolist())
 
     def _entry(self, offset: int) -> LogEntry | None:
         if not self._low <= offset < self._end:

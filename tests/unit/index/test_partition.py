@@ -14,7 +14,7 @@ from schemas.codec import UnknownLogRecordError, encode_log
 from schemas.records import Fingerprint, Hashed, LogRecord, Removed, Reviewed, Source, View
 from streams.entry import LogEntry
 from streams.errors import CorruptStateError
-from streams.index import partition as partition_module
+from streams.index import arrays as arrays_module
 from streams.index.partition import PartitionIndex
 from streams.index.store import Row, block_cache_bytes
 
@@ -108,7 +108,7 @@ def await_band_files(log: Log, tmp_path: Path) -> Path:
         log.index.stage((), log.index.next_offset)
         log.index.commit({})
         manifest = log.index._store.bands()
-    generation = msgspec.msgpack.decode(manifest, type=partition_module.BandsManifest).generation
+    generation = msgspec.msgpack.decode(manifest, type=arrays_module.BandsManifest).generation
     return tmp_path / "index" / "bands" / str(generation)
 
 
@@ -221,8 +221,8 @@ def test_a_picture_that_everybody_forwards_is_searched_in_small_steps(
     first = log.append(*copies)
     again = PartitionIndex(tmp_path / "again", TOPIC, 0)
     log.rebuild(again, group=1000)
-    monkeypatch.setattr(partition_module, "_HITS_AT_ONCE", 200)
-    monkeypatch.setattr(partition_module, "_FIRST_ROWS_SEARCHED", 2)
+    monkeypatch.setattr(arrays_module, "_HITS_AT_ONCE", 200)
+    monkeypatch.setattr(arrays_module, "_FIRST_ROWS_SEARCHED", 2)
     ordinals = [each.row.ordinal for each in first.values()]
     assert {ordinal: each.value for ordinal, each in outcomes(again, 0, ordinals).items()} == {
         each.row.ordinal: each.value for each in first.values()
@@ -246,7 +246,7 @@ def test_a_restarted_index_answers_the_same(
 ) -> None:
     """After close and open, from rows alone or from merged band files, all answers are equal."""
     if merge:
-        monkeypatch.setattr(partition_module, "_MERGE_LEAST_CODES", 20)
+        monkeypatch.setattr(arrays_module, "_MERGE_LEAST_CODES", 20)
     for number in range(60):
         log.append(hashed(f"p{number}", fingerprint(number % 7)), removed(f"p{number - 9}", number))
     if merge:
@@ -264,7 +264,7 @@ def test_damaged_band_files_are_rebuilt_from_the_rows(
     log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:
     """Never a guess, never a missing match: what is damaged is made again."""
-    monkeypatch.setattr(partition_module, "_MERGE_LEAST_CODES", 20)
+    monkeypatch.setattr(arrays_module, "_MERGE_LEAST_CODES", 20)
     for number in range(60):
         log.append(hashed(f"p{number}", fingerprint(number)))
     bands = await_band_files(log, tmp_path)

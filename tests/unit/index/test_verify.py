@@ -18,7 +18,7 @@ from schemas.codec import encode_log
 from schemas.records import Fingerprint, Hashed, LogRecord, Removed, Source, View
 from streams.entry import LogEntry
 from streams.errors import CorruptStateError
-from streams.index import partition as partition_module
+from streams.index import arrays as arrays_module
 from streams.index import store as store_module
 from streams.index.partition import PartitionIndex
 from streams.index.store import Batch, picture_key
@@ -77,14 +77,14 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give an index of the whole log, with band files."""
     directory = tmp_path_factory.mktemp("sound") / "index"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(partition_module, "_MERGE_LEAST_CODES", 40)
+        patch.setattr(arrays_module, "_MERGE_LEAST_CODES", 40)
         with closing(PartitionIndex(directory, TOPIC, 0)) as index:
             for entries in read(0, len(ENTRIES)):
                 arrivals = index.stage(entries, entries[-1].offset + 1)
                 found = outcomes(index, 0, [arrival.first for arrival in arrivals])
                 index.commit({ordinal: each.value for ordinal, each in found.items()})
-                if index._merge is not None:
-                    index._merge.thread.join()
+                if index.arrays._merge is not None:
+                    index.arrays._merge.thread.join()
     return directory
 
 
@@ -99,7 +99,7 @@ def index(sound: Path, tmp_path: Path) -> Iterator[PartitionIndex]:
 @pytest.mark.parametrize("full", [True, False])
 def test_a_sound_index_has_no_difference(index: PartitionIndex, *, full: bool) -> None:
     """With band files, removals before and after their pictures, and redeliveries."""
-    assert index.generation > 0
+    assert index.arrays.generation > 0
     found = verified(index, full=full)
     assert found.differences == []
     assert found.compared["pictures"] == (len(index) if full else 60)
@@ -150,7 +150,7 @@ def planted(index: PartitionIndex, what: str) -> None:
         case "outcome":
             batch.put_outcome(row.ordinal, b"{}")
         case "removal":
-            index.columns.remove(int(index.columns.ordinals[4]), 2)
+            index.arrays.columns.remove(int(index.arrays.columns.ordinals[4]), 2)
         case "key":
             index.store.progress = msgspec.structs.replace(index.progress, last_key=b"other")
     index.store.write(batch)
@@ -188,7 +188,7 @@ CHANGES: dict[str, tuple[str, Callable[[NDArray[Any]], NDArray[Any]], str]] = {
 def test_a_difference_of_the_bands_is_named(index: PartitionIndex, what: str) -> None:
     """Other codes, other pictures, another order, other places: space and band are said."""
     part, change, named = CHANGES[what]
-    space = index.spaces["views-1"]
+    space = index.arrays.spaces["views-1"]
     bands = getattr(space.base, part)
     changed = (*bands[:-1], change(np.array(bands[-1])))
     space._base = msgspec.structs.replace(space.base, **{part: changed})
@@ -217,7 +217,7 @@ def test_another_log_is_bounded(index: PartitionIndex, *, full: bool) -> None:
 
 def test_an_erased_picture_is_named(index: PartitionIndex) -> None:
     """A record that was erased from the log on purpose wants a rebuild."""
-    at = int(index.columns.ordinals[3])
+    at = int(index.arrays.columns.ordinals[3])
     entries = [
         LogEntry(entry.offset, entry.timestamp_ms, entry.key, None) if entry.offset == at else entry
         for entry in ENTRIES
@@ -252,7 +252,7 @@ def test_damaged_band_files_change_no_answer(
     if damage == "delete":
         path.unlink()
     with closing(PartitionIndex(tmp_path / "index", TOPIC, 0, beside=tmp_path)) as looked_at:
-        assert part in (looked_at.damaged_bands or "")
+        assert part in (looked_at.arrays.damaged or "")
         assert any(f"{part}" in line for line in verified(looked_at).differences)
     with closing(PartitionIndex(tmp_path / "index", TOPIC, 0)) as opened:
         found = verified(opened)
@@ -271,7 +271,7 @@ def test_band_files_of_another_format_change_no_answer(
     with closing(PartitionIndex(tmp_path / "index", TOPIC, 0)) as index:
         index.store.write(batch)
     with closing(PartitionIndex(tmp_path / "index", TOPIC, 0)) as opened:
-        assert opened.damaged_bands
+        assert opened.arrays.damaged
         found = verified(opened)
         assert [line for line in found.differences if "band files" not in line] == []
         assert found.compared["searches"] > 10
