@@ -219,9 +219,6 @@ class PictureArrays:
         """Give a merge that has finished, or begin one when the deltas have grown enough.
 
         One that is given is to be written down and then adopted.
-
-        Raises:
-            CorruptStateError: it failed.
         """
         merge = self._merge
         if merge is None:
@@ -232,12 +229,7 @@ class PictureArrays:
                 directory = self._files_of(generation)
                 self._merge = Merge(directory, generation, self.columns, self.spaces)
             return None
-        if merge.thread.is_alive():
-            return None
-        if merge.failure is not None:
-            message = f"merging the band files failed: {merge.failure}"
-            raise CorruptStateError(message) from merge.failure
-        return merge
+        return None if merge.thread.is_alive() else merge
 
     def adopt(self, merge: "Merge") -> None:
         """Search the files of a merge, which are written down as those in use."""
@@ -292,7 +284,7 @@ class Merge:
     ) -> None:
         """Freeze what is there, and begin."""
         self._generation = generation
-        self.failure: Exception | None = None
+        self._failure: Exception | None = None
         self._directory = directory
         self._columns = columns
         self._pictures = len(columns)
@@ -305,10 +297,14 @@ class Merge:
 
     @property
     def manifest(self) -> BandsManifest:
-        """What the finished files must be."""
+        """What the finished files must be.
+
+        Raises:
+            CorruptStateError: the merge failed.
+        """
         if self._manifest is None:
-            message = "the merge has not finished"
-            raise CorruptStateError(message)
+            message = f"merging the band files failed: {self._failure}"
+            raise CorruptStateError(message) from self._failure
         return self._manifest
 
     def _run(self) -> None:
@@ -327,7 +323,7 @@ class Merge:
                 spaces=spaces,
             )
         except Exception as error:  # noqa: BLE001 - handed to the index's own thread
-            self.failure = error
+            self._failure = error
 
 
 def _manifest(encoded: bytes) -> BandsManifest:

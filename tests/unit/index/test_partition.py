@@ -15,6 +15,7 @@ from schemas.records import Fingerprint, Hashed, LogRecord, Removed, Reviewed, S
 from streams.entry import LogEntry
 from streams.errors import CorruptStateError
 from streams.index import arrays as arrays_module
+from streams.index import files
 from streams.index.partition import PartitionIndex
 from streams.index.store import Row, block_cache_bytes
 
@@ -257,6 +258,26 @@ def test_a_restarted_index_answers_the_same(
         name: each.value for name, each in before.items()
     }
     assert matched(log.append(hashed("last", fingerprint(3)))["last"])
+
+
+def test_a_merge_that_fails_is_an_error(
+    log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says why, adopts nothing, and the next start has all of it."""
+    full = OSError("no room")
+
+    def merge(*_: object) -> None:
+        raise full
+
+    monkeypatch.setattr(arrays_module, "_MERGE_LEAST_CODES", 20)
+    monkeypatch.setattr(files, "merge", merge)
+    log.append(*(hashed(f"p{number}", fingerprint(number)) for number in range(60)))
+    with pytest.raises(CorruptStateError, match="merging the band files failed: no room") as told:
+        await_band_files(log, tmp_path)
+    assert told.value.__cause__ is full
+    log.index.close()
+    log.index._open()
+    assert (len(log.index), log.index.arrays.generation) == (60, 0)
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "delete"])
