@@ -1,9 +1,11 @@
 """Records of `index-log` as text and as JSON, for a person and for scripts.
 
-Called by `check-dedup log show`. Promises: one line for each record, whatever it holds; ids reach
-the terminal without control characters; a record that this program does not know is shown as one.
+Called by `check-dedup log show`. Promises: one line for each record, whatever it holds and by
+whatever a reader parts lines; ids reach the terminal without control characters; a record that
+this program does not know is shown as one.
 """
 
+import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Final
@@ -33,13 +35,13 @@ def line(partition: int, entry: LogEntry) -> str:
     return f"{head} {' '.join(_words(record))}"
 
 
-def json_line(partition: int, entry: LogEntry) -> bytes:
-    """Give all of a record as one line of JSON, bytes as base64, as in the JSON Schemas."""
+def json_line(partition: int, entry: LogEntry) -> str:
+    """Give all of a record as one line of JSON in ASCII, bytes as base64 as in the JSON Schemas."""
     told: dict[str, object] = {
         "partition": partition,
         "offset": entry.offset,
         "time_ms": entry.timestamp_ms,
-        "key": None if entry.key is None else entry.key.decode("utf-8", "backslashreplace"),
+        "key": entry.key,
         "record": None,
     }
     if entry.value is not None:
@@ -47,7 +49,9 @@ def json_line(partition: int, entry: LogEntry) -> bytes:
             told["record"] = decode_log(entry.value)
         except UnknownLogRecordError as error:
             told |= {"unknown": str(error), "value": entry.value}
-    return msgspec.json.encode(told)
+    # In ASCII, as JSON leaves U+0085 and U+2028 as they are, which end a line for many readers, and
+    # the controls from U+007F on, which a terminal obeys.
+    return json.dumps(msgspec.to_builtins(told), separators=(",", ":")).replace("\x7f", "\\u007f")
 
 
 def _words(record: LogRecord) -> Iterator[str]:

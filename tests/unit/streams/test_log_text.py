@@ -99,6 +99,19 @@ def test_ids_are_escaped() -> None:
     assert "\u202e" not in found
 
 
+@pytest.mark.parametrize("odd", ["\x85", "\x7f", "\x9b2J", "\u202e", "é\U0001f600"])
+def test_json_is_one_line_of_ascii(odd: str) -> None:
+    """However a reader parts lines, whatever a terminal obeys; ids and keys are whole in it."""
+    record = msgspec.structs.replace(PICTURE, image_id="i\u2028é\U0001f600")
+    entries = [LogEntry(12, 5, odd.encode(), value) for value in (encode_log(record), odd.encode())]
+    lines = [json_line(0, one) for one in entries]
+    assert all(found.isascii() and found.isprintable() for found in lines)
+    told, unknown = [json.loads(found) for found in lines]
+    assert told["record"]["image_id"] == record.image_id
+    assert msgspec.convert(told["key"], bytes, strict=False) == odd.encode()
+    assert msgspec.convert(unknown["value"], bytes, strict=False) == odd.encode()
+
+
 def test_an_erased_record_is_shown() -> None:
     """It has a place and no value."""
     assert line(0, entry(None)).endswith(" erased")
