@@ -42,7 +42,7 @@ from streams.engine.transport import build_app
 from streams.engine.worker import add_agent, run, watched
 from streams.entry import LogEntry
 from streams.errors import CorruptStateError, RetryableError
-from streams.heap import give_back
+from streams.heap import GivingBack, give_back
 from streams.index.applying import applied
 from streams.index.partition import Arrival, PartitionIndex
 from streams.index.store import Row
@@ -72,11 +72,6 @@ _BUFFERED_EVENTS = 512
 # long to decide, groups are to be small.
 _GROUP_SECONDS = 1.0
 _FIRST_GROUP_RECORDS = 8
-# RocksDB frees 32 MB of a partition's newest rows when it writes them to a file, a merge the codes
-# that are in files now, and each search takes another part of what is free. In ten minutes of
-# faults, 5 MB were left each time after it, and with 30 s between 9 to 20 MB half a minute later:
-# more the more had been free once. It takes 1 ms.
-_GIVE_BACK_SECONDS = 2.0
 # Whoever asked waits no longer than that for an index that is behind.
 _CATCH_UP_SECONDS = 2.0
 
@@ -207,7 +202,7 @@ class Matcher:
         # Held from a group's staging to its commit: in between the index is ahead of itself.
         self._turns: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._committed = asyncio.Event()
-        self._give_back_at = time.monotonic() + _GIVE_BACK_SECONDS
+        self._giving_back = GivingBack()
 
     def applied(self) -> tuple[tuple[int, int], ...]:
         """Give the next offset of each open index; in any thread."""
@@ -340,7 +335,8 @@ class Matcher:
     def _paced(self, match: Callable[[], Group], records: int) -> Group:
         """Match, and let the next group be one that takes a second, at most twice this one."""
         began = time.perf_counter()
-        group = match()
+        with self._giving_back.working():
+            group = match()
         if records:
             within = _GROUP_SECONDS * records / (time.perf_counter() - began)
             most = min(self._settings.group_size, 2 * self._group_records)
@@ -388,11 +384,9 @@ class Matcher:
         return Group(arrivals, found, answers, reused)
 
     def _commit(self, index: PartitionIndex, fresh: dict[int, bytes]) -> None:
-        with self._steps.time("apply"):
+        with self._giving_back.working(), self._steps.time("apply"):
             index.commit(fresh)
-        if time.monotonic() > self._give_back_at:
-            self._give_back_at = time.monotonic() + _GIVE_BACK_SECONDS
-            give_back()
+        self._giving_back.now_and_then()
 
     def _rebuild(self, index: PartitionIndex, partition: TopicPartition, upto: int) -> None:
         """Apply what lies below `upto` without answering: it was answered before."""

@@ -1,10 +1,15 @@
 """Free memory is shared by threads, and goes back to the kernel: of glibc as it is here."""
 
+import contextlib
 import os
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
+
+import pytest
+
+from streams import heap
 
 PIECES = """
 import ctypes, threading
@@ -95,3 +100,31 @@ def test_what_is_free_goes_back(tmp_path: Path) -> None:
         print(before - psutil.Process().memory_info().rss)
     """
     assert int(run(freed, tmp_path)) > 40e6
+
+
+@pytest.mark.parametrize(
+    ("work", "rest", "every"),
+    [
+        (0.0, 0.06, 2),
+        (0.05, 0.06, 1),
+        (0.06, 0.045, 20),
+        (0.51, 0.5, 2),
+        (0.21, 0.0, 10),
+        (3, 0, 1),
+    ],
+)
+def test_giving_back_waits_for_less_work(
+    monkeypatch: pytest.MonkeyPatch, work: float, rest: float, every: int
+) -> None:
+    """Up to two seconds; what was done before the last time does not count."""
+    now, turn, turns = 0.0, 0, list[int]()
+    monkeypatch.setattr(heap, "give_back", lambda: turns.append(turn))
+    giving_back = heap.GivingBack(lambda: now)
+    for _ in range(3 * every):
+        turn += 1
+        with contextlib.suppress(ValueError), giving_back.working():
+            now += work
+            raise ValueError  # what fails was work too
+        now += rest
+        giving_back.now_and_then()
+    assert turns == [every, 2 * every, 3 * every]

@@ -1,12 +1,10 @@
 """The matcher: who sent a picture is told; questions wait for the log's end, or stay unanswered."""
 
 import asyncio
-import math
-import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Collection, Generator, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Generator, Iterable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 import msgspec
 import pytest
@@ -23,6 +21,7 @@ from schemas.records import (
     ReplyAddress,
 )
 from schemas.topics import IMAGE_MATCHED, INDEX_LOG, MATCH_ANSWERED, MATCH_ASKED
+from streams import heap
 from streams import matcher as matcher_module
 from streams.delivery import Outgoing, TopicPartition, Watermarks
 from streams.engine.feed import Feed, Stretch
@@ -32,6 +31,9 @@ from streams.index.partition import PartitionIndex
 from streams.kafka.client import Committed, TopicIdentity
 from streams.matcher import Matcher, match_all
 from streams.settings import Settings
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 LOG = TopicPartition(INDEX_LOG, 0)
 QUESTIONS = TopicPartition(MATCH_ASKED, 0)
@@ -159,23 +161,41 @@ async def test_groups_are_small_where_pictures_take_long(
     assert world.watermarks.reached(LOG) == (1, 41)
 
 
+@pytest.mark.parametrize(
+    ("seconds", "given_back_after"),
+    [
+        ({"match": 0.06, "commit": 0.0, "deliver": 0.07}, [1, 2, 3, 4, 5, 6, 7]),
+        ({"match": 0.02, "commit": 0.0, "deliver": 0.04}, [2, 4, 6]),
+        ({"match": 0.4, "commit": 0.2, "deliver": 0.15}, [3, 6]),  # full load
+    ],
+)
 async def test_what_was_freed_is_given_back_now_and_then(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: dict[str, float],
+    given_back_after: list[int],
 ) -> None:
-    """Not after each group: what is used again has to be fetched from the kernel again."""
-    given_back_after: list[int] = []
-    monkeypatch.setattr(matcher_module, "_GIVE_BACK_SECONDS", 3600.0)
-    world.matcher._give_back_at = math.inf
-    monkeypatch.setattr(
-        matcher_module, "give_back", lambda: given_back_after.append(len(world.groups))
-    )
+    """Not after each group at full load: what is used again comes from the kernel again."""
+    now, given_back = 0.0, list[int]()
+
+    def taking(step: str, function: Callable[P, T]) -> Callable[P, T]:
+        def took(*args: P.args, **kwargs: P.kwargs) -> T:
+            nonlocal now
+            now += seconds[step]
+            return function(*args, **kwargs)
+
+        return took
+
+    matcher = world.matcher
+    monkeypatch.setattr(heap, "give_back", lambda: given_back.append(len(world.groups)))
+    monkeypatch.setattr(matcher, "_giving_back", heap.GivingBack(lambda: now))
+    monkeypatch.setattr(matcher, "_match", taking("match", matcher._match))
+    monkeypatch.setattr(PartitionIndex, "commit", taking("commit", PartitionIndex.commit))
+    monkeypatch.setattr(matcher, "_deliver", taking("deliver", matcher._deliver))
     world.groups.clear()
-    await world.append(picture("a"))
-    assert given_back_after == []
-    world.matcher._give_back_at = time.monotonic()
-    await world.append(*(picture(f"{number}") for number in range(40)))
-    assert len(world.groups) > 2
-    assert given_back_after == [2]
+    for number in range(7):
+        await world.append(picture(f"{number}"))
+    assert given_back == given_back_after
 
 
 async def test_a_stop_waits_for_one_group_only(world: World) -> None:
