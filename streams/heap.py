@@ -8,8 +8,8 @@ stayed each time after giving back, with one 0 to 2 MB, and neither a hasher nor
 by it (`make bench`'s figures of both, twice each in turns).
 
 What is large comes from the kernel and goes back there, but what glibc takes for large grows with
-what is freed, up to 32 MB: RocksDB's memtables, of pieces of 1 MB, then lie in a heap between what
-is small. With a fixed bound they do so only where a heap has that much free already.
+what is freed, up to 32 MB: RocksDB's memtables then lie in a heap between what is small. With a
+fixed bound a piece does so only where a heap has that much free in one place.
 """
 
 import ctypes
@@ -24,8 +24,7 @@ _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
 _M_ARENA_MAX: Final = -8
 _HEAPS: Final = 1
-# Just less than a piece of a memtable. With 128 KB the arrays of a search are large too, and a
-# matcher takes a third of the records.
+# With 128 KB the arrays of a search are large too, and a matcher takes a third of the records.
 _LARGE_BYTES: Final = 1_000_000
 # The free end of a heap, which is then not given back with each array; a matcher calls `give_back`.
 _FREE_END_BYTES: Final = 16 * 1024 * 1024

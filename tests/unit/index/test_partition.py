@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import msgspec
@@ -130,6 +130,19 @@ def test_an_index_that_is_opened_again_has_its_filters_and_cache(log: Log, tmp_p
     directory = tmp_path / "index" / "rocksdb"
     written = max(directory.glob("OPTIONS-*"), key=lambda path: int(path.name.split("-")[1]))
     assert "filter_policy=bloomfilter" in written.read_text()
+
+
+def test_many_indexes_of_a_process_keep_their_newest_rows_in_memory(tmp_path: Path) -> None:
+    """What they share grows with them: else each record is written to a file of its own."""
+    with ExitStack() as stack:
+        logs = [
+            Log(stack.enter_context(closing(PartitionIndex(tmp_path / f"{number}", TOPIC, number))))
+            for number in range(20)
+        ]
+        for turn in range(3):
+            for log in logs:
+                log.append(hashed(f"picture {turn}", fingerprint(turn)))
+        assert [log.index.storage().sizes_bytes["sst_total"] for log in logs] == [0] * len(logs)
 
 
 def matched(outcome: Outcome[Row]) -> list[str]:
