@@ -8,8 +8,8 @@ stayed each time after giving back, with one 0 to 2 MB, and neither a hasher nor
 by it (`make bench`'s figures of both, twice each in turns).
 
 What is large comes from the kernel and goes back there, but what glibc takes for large grows with
-what is freed, up to 32 MB: RocksDB's memtables then lie in a heap between what is small. With a
-fixed bound a piece does so only where a heap has that much free in one place.
+what is freed, up to 32 MB: RocksDB's memtables, of pieces of 1 MB, then lie in a heap between what
+is small. With a fixed bound they do so only where a heap has that much free already.
 """
 
 import ctypes
@@ -24,16 +24,16 @@ _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
 _M_ARENA_MAX: Final = -8
 _HEAPS: Final = 1
-# With 128 KB the arrays of a search are large too, and a matcher takes a third of the records.
+# Just less than a piece of a memtable. With 128 KB the arrays of a search are large too, and a
+# matcher takes a third of the records.
 _LARGE_BYTES: Final = 1_000_000
 # The free end of a heap, which is then not given back with each array; a matcher calls `give_back`.
 _FREE_END_BYTES: Final = 16 * 1024 * 1024
 
 # RocksDB frees 32 MB of a partition's newest rows when it writes them to a file, a merge the codes
 # that are in files now, and each search takes another part of what is free: at 25 pictures/s 8 MB
-# within two seconds, and the more the longer a matcher has lived; 1 to 2 MB within a tenth. At full
-# load it is as much at once, and what is given back has to be fetched again: 6 % of the records and
-# more, five times a second.
+# within two seconds once a matcher has lived for long, and 1 to 4 when given back this often. At
+# full load it is as much at once, and what is given back has to be fetched again.
 _IDLE_SECONDS: Final = 0.1
 _LOADED_SECONDS: Final = 2.0
 # Of the time since the last time. A matcher has 0.9 at full load, 0.1 to 0.4 at 25 pictures/s.

@@ -44,15 +44,11 @@ _NO_ROOM_BYTES = 1024 * 1024
 _OPEN_FILES = 512
 # Of all indexes of a process together: what it takes does not grow with its partitions.
 _BLOCK_CACHE_BYTES = 64 * 1024 * 1024
-# Up to twelve partitions. RocksDB counts whole pieces, and writes memtables to files when seven
-# eighths are in use: with one piece in each of many partitions it would after every record.
+# Up to 32 indexes. RocksDB counts whole pieces of 1 MB, and writes memtables to files while seven
+# eighths are in use: one piece in each of 57 indexes, and it would after every record.
 _MEMTABLES_BYTES = 64 * 1024 * 1024
-_MEMTABLES_BYTES_EACH = 5 * 1024 * 1024
+_MEMTABLES_BYTES_EACH = 2 * 1024 * 1024
 _WRITE_BUFFER_BYTES = 32 * 1024 * 1024
-# More than the C library's heap mostly has free in one place, so that a piece comes from the kernel
-# and goes back there. Those of 1 MB, RocksDB's own choice, lay among what stays, and left holes of
-# 20 MB in ten minutes of faults.
-_MEMTABLE_PIECE_BYTES = 4 * 1024 * 1024
 
 # Metadata keys sort before all others; the rest is one letter and a fixed layout.
 _IDENTITY = b"!identity"
@@ -447,7 +443,6 @@ def _options() -> Options:
     options.create_if_missing(True)  # noqa: FBT003 - the library's signature
     options.set_write_buffer_size(_WRITE_BUFFER_BYTES)
     options.set_write_buffer_manager(_memtables())
-    options.set_arena_block_size(_MEMTABLE_PIECE_BYTES)
     options.set_compression_type(DBCompressionType.none())  # hashes do not compress
     options.set_paranoid_checks(True)
     options.set_keep_log_file_num(4)

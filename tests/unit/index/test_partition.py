@@ -137,9 +137,9 @@ def test_many_indexes_of_a_process_keep_their_newest_rows_in_memory(tmp_path: Pa
     with ExitStack() as stack:
         logs = [
             Log(stack.enter_context(closing(PartitionIndex(tmp_path / f"{number}", TOPIC, number))))
-            for number in range(20)
+            for number in range(60)
         ]
-        for turn in range(3):
+        for turn in range(4):
             for log in logs:
                 log.append(hashed(f"picture {turn}", fingerprint(turn)))
         assert [log.index.storage().sizes_bytes["sst_total"] for log in logs] == [0] * len(logs)
