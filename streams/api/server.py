@@ -104,8 +104,15 @@ async def _serve(settings: Settings, telemetry: Telemetry) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    # Somebody waits for each record.
-    producer = DeliveringProducer(settings, linger_ms=0)
+    # Somebody waits for each record. Nobody waits longer for one than a request may take, but the
+    # first has to wait for the connection, too.
+    producer = DeliveringProducer(
+        settings,
+        linger_ms=0,
+        timeout_seconds=min(
+            settings.delivery_timeout_seconds, 2 * settings.request_timeout_seconds
+        ),
+    )
     steps = Steps(telemetry.registry)
     answers = Answers(settings, deliver=CountedDelivery(producer, telemetry.registry, steps))
     telemetry.registry.computed(

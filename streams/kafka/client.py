@@ -94,11 +94,16 @@ class Committed:
     """Of the last record below the offset that its process had read; None where it had none."""
 
 
-def producer(settings: Settings, *, linger_ms: int = 5) -> Producer:
+def producer(
+    settings: Settings, *, linger_ms: int = 5, timeout_seconds: float | None = None
+) -> Producer:
     """Give a producer that loses, doubles and reorders nothing, and partitions as Faust does.
 
-    A record waits `linger_ms` for others to be sent with.
+    A record waits `linger_ms` for others to be sent with, and fails after `timeout_seconds`, by
+    default the setting.
     """
+    if timeout_seconds is None:
+        timeout_seconds = settings.delivery_timeout_seconds
     return Producer(
         {
             **_common(settings),
@@ -107,7 +112,7 @@ def producer(settings: Settings, *, linger_ms: int = 5) -> Producer:
             "enable.idempotence": True,
             "acks": "all",
             "message.max.bytes": LARGEST_MESSAGE_BYTES,
-            "delivery.timeout.ms": settings.delivery_timeout_seconds * 1000,
+            "delivery.timeout.ms": int(timeout_seconds * 1000),
             "linger.ms": linger_ms,
         },
         logger=_LOGGER,

@@ -36,6 +36,7 @@ from streams.delivery import Outgoing
 from streams.errors import RetryableError
 from streams.evaluation.matching_rate import TWO_VIEWS, made_fingerprint
 from streams.kafka.client import Committed, admin_client, commit_metadata, committed, topic_id
+from streams.kafka.ends import Ends
 from streams.kafka.log import LogReader
 from streams.kafka.producer import DeliveringProducer
 from streams.kafka.topics import HASHER_GROUP, MATCHER_GROUP
@@ -399,6 +400,31 @@ async def test_a_producer_whose_log_lost_its_end_is_replaced(
     with closing(LogReader(system.stack.settings, "scratch")) as reader:
         found = [entry.value for batch in reader.read_range(0, 0, 3) for entry in batch]
     assert found == [b"0", b"1", b"again"]
+
+
+async def test_a_producer_whose_record_timed_out_is_replaced(
+    system: System, own_broker: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One that may never send again is used no more, whatever the reason was."""
+    system.admin.create_topics([NewTopic("slow", 1, 1)])["slow"].result(ANSWER_SECONDS)
+    deliver = DeliveringProducer(system.stack.settings, timeout_seconds=2)
+    try:
+        await deliver([Outgoing("slow", b"k", b"first")])
+        own_broker.pause()
+        try:
+            with pytest.raises(RetryableError, match=r"slow was not delivered.*timed out"):
+                await deliver([Outgoing("slow", b"k", b"late")])
+        finally:
+            own_broker.resume()
+        await deliver([Outgoing("slow", b"k", b"again")])
+    finally:
+        assert deliver.close(ANSWER_SECONDS) == 0
+    assert caplog.text.count("another producer goes on: a record of slow was not delivered") == 1
+    with closing(Ends(system.stack.settings)) as ends:
+        _, end = ends.watermarks("slow", 0)
+    with closing(LogReader(system.stack.settings, "slow")) as reader:
+        found = [entry.value for batch in reader.read_range(0, 0, end) for entry in batch]
+    assert [value for value in found if value != b"late"] == [b"first", b"again"]
 
 
 def test_an_index_log_that_has_grown_again_under_a_frozen_matcher(

@@ -80,7 +80,7 @@ def ready(own_broker: Broker, tmp_path: Path) -> Iterator[Stack]:
 
 def standing(stack: Stack) -> str:
     """Say where everything stands, for an error's message: lags, outcomes, what was logged."""
-    status = stack.try_command("status")  # whose failure says something too
+    status = stack.try_command("status", "--once")  # whose failure says something too
     logs = [member.log_tail() for member in stack.members]
     return "\n".join([status.stdout, status.stderr, *logs])
 
