@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import sha256
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -29,7 +30,7 @@ from typing import Final, Literal, Self, cast
 from urllib.request import urlopen
 
 import psutil
-from confluent_kafka import ConsumerGroupState, KafkaException, Message
+from confluent_kafka import ConsumerGroupState, KafkaError, KafkaException, Message
 from confluent_kafka.admin import (  # type: ignore[attr-defined] # its stubs export less
     AlterConfigOpType,
     ConfigEntry,
@@ -78,6 +79,12 @@ CHILD: Final = "streams.decoding.pool_child"
 # A process that starts while the broker is away may say so and end; one that is asked to stop this
 # early may not have heard it.
 STARTING_SECONDS: Final = 15.0
+# The names that librdkafka gives its own errors begin with an underscore.
+_TO_SEND_AGAIN: Final = {
+    KafkaError._MSG_TIMED_OUT,
+    KafkaError._PURGE_QUEUE,
+    KafkaError._PURGE_INFLIGHT,
+}
 
 Role = Literal["hasher", "matcher"]
 ROLES: Final[Mapping[str, Role]] = {HASHER_GROUP: "hasher", MATCHER_GROUP: "matcher"}
@@ -225,7 +232,11 @@ class _PictureHandler(BaseHTTPRequestHandler):
 
 
 class Publisher(threading.Thread):
-    """Sends traffic at a steady rate until told to stop."""
+    """Sends traffic at a steady rate until told to stop.
+
+    As patient as Check has to be: what timed out is sent again, by another producer, since one may
+    never send again after a broker's restart (librdkafka 2.16, issue 5430).
+    """
 
     def __init__(
         self,
@@ -236,6 +247,7 @@ class Publisher(threading.Thread):
     ) -> None:
         """Take what to send, one after the other."""
         super().__init__(name="publisher", daemon=True)
+        self._settings = settings
         self._producer = producer(settings)
         self._host = host
         self._events = events
@@ -244,6 +256,7 @@ class Publisher(threading.Thread):
         self.sent: list[Event] = []
         self.times: list[float] = []
         self.failures: list[str] = []
+        self._again: list[Event] = []
 
     def run(self) -> None:
         """Send; every event is acknowledged by the broker before the end."""
@@ -253,18 +266,14 @@ class Publisher(threading.Thread):
             if event is None:
                 return
             self._host.pictures[sha256(event.content).hexdigest()] = event.content
-            self._producer.produce(
-                event.topic,
-                event.value,
-                event.key,
-                headers=list(event.headers),
-                on_delivery=self._delivered,
-            )
+            self._send(event)
             self.sent.append(event)
             self.times.append(time.time())
             due += self._seconds_per_event
             while (left := due - time.monotonic()) > 0:
                 self._producer.poll(left)
+            if self._again:
+                self._send_again()
 
     def stop(self) -> None:
         """Send no more."""
@@ -274,12 +283,37 @@ class Publisher(threading.Thread):
     def finish(self) -> None:
         """Stop, and wait until everything has arrived."""
         self.stop()
+        deadline = time.monotonic() + SETTLE_SECONDS
         waiting = self._producer.flush(SETTLE_SECONDS)
+        while self._again:
+            self._send_again()
+            waiting = self._producer.flush(max(0.0, deadline - time.monotonic()))
         assert waiting == 0, f"{waiting} events were not delivered to the broker"
         assert not self.failures, self.failures[:3]
 
-    def _delivered(self, error: object, _: object) -> None:
-        if error is not None:
+    def _send(self, event: Event) -> None:
+        self._producer.produce(
+            event.topic,
+            event.value,
+            event.key,
+            headers=list(event.headers),
+            on_delivery=partial(self._delivered, event),
+        )
+
+    def _send_again(self) -> None:
+        self._producer.purge()
+        self._producer.flush()
+        self._producer = producer(self._settings)
+        again, self._again = self._again, []
+        for event in again:
+            self._send(event)
+
+    def _delivered(self, event: Event, error: KafkaError | None, _: Message) -> None:
+        if error is None:
+            return
+        if error.code() in _TO_SEND_AGAIN:
+            self._again.append(event)
+        else:
             self.failures.append(str(error))
 
 
