@@ -32,9 +32,8 @@ _FREE_END_BYTES: Final = 16 * 1024 * 1024
 
 # RocksDB frees 32 MB of a partition's newest rows when it writes them to a file, a merge the codes
 # that are in files now, and each search takes another part of what is free: at 25 pictures/s 8 MB
-# within two seconds once a matcher has lived for long, and 1 to 4 when given back this often. At
-# full load it is as much at once, and what is given back has to be fetched again.
-_IDLE_SECONDS: Final = 0.1
+# within two seconds once a matcher has lived for long, 1 to 4 within a tenth of one. At full load
+# it is as much at once, and what is given back has to be fetched again.
 _LOADED_SECONDS: Final = 2.0
 # Of the time since the last time. A matcher has 0.9 at full load, 0.1 to 0.4 at 25 pictures/s.
 _LOADED_SHARE: Final = 0.5
@@ -66,7 +65,7 @@ def give_back() -> None:
 
 
 class GivingBack:
-    """Gives back in a thread that takes and frees much: often while it does little else.
+    """Gives back in a thread that takes and frees much: each time while it does little else.
 
     For one thread.
     """
@@ -90,9 +89,8 @@ class GivingBack:
             self._busy_seconds += self._clock() - began
 
     def now_and_then(self) -> None:
-        """Give back, if it is time to."""
+        """Give back after a piece of work, unless there is too much of it."""
         seconds = self._clock() - self._began
-        loaded = self._busy_seconds >= _LOADED_SHARE * seconds
-        if seconds >= (_LOADED_SECONDS if loaded else _IDLE_SECONDS):
+        if seconds >= _LOADED_SECONDS or self._busy_seconds < _LOADED_SHARE * seconds:
             give_back()
             self._begin()

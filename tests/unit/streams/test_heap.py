@@ -105,7 +105,7 @@ def test_what_is_free_goes_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("work", "rest", "every"),
     [
-        (0.0, 0.06, 2),
+        (0.0, 0.01, 1),
         (0.05, 0.06, 1),
         (0.06, 0.045, 20),
         (0.51, 0.5, 2),
