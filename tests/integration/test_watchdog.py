@@ -80,7 +80,8 @@ def ready(own_broker: Broker, tmp_path: Path) -> Iterator[Stack]:
 
 def standing(stack: Stack) -> str:
     """Say where everything stands, for an error's message: lags, outcomes, what was logged."""
-    status = stack.try_command("status", "--once")  # whose failure says something too
+    seen_by = (f"--metrics={member.metrics_url}" for member in stack.members)
+    status = stack.try_command("status", "--once", *seen_by)  # whose failure says something too
     logs = [member.log_tail() for member in stack.members]
     return "\n".join([status.stdout, status.stderr, *logs])
 
