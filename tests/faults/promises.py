@@ -138,6 +138,10 @@ PROMISES: Final = (
         (f"{_ODD_LOGS}::test_a_producer_whose_log_lost_its_end_is_replaced",),
     ),
     Promise(
+        "A producer whose record was not delivered in time is used no more",
+        (f"{_ODD_LOGS}::test_a_producer_whose_record_timed_out_is_replaced",),
+    ),
+    Promise(
         "Partitions that are added stop every process, with what to do",
         (
             f"{_ODD_LOGS}::test_partitions_that_are_added_stop_the_process",
