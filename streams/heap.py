@@ -35,7 +35,8 @@ _FREE_END_BYTES: Final = 16 * 1024 * 1024
 # within two seconds once a matcher has lived for long, 1 to 4 within a tenth of one. At full load
 # it is as much at once, and what is given back has to be fetched again.
 _LOADED_SECONDS: Final = 2.0
-# Of the time since the last time. A matcher has 0.9 at full load, 0.1 to 0.4 at 25 pictures/s.
+# Of the time since the last time, waiting for a processor included. A matcher has 0.9 at full load,
+# 0.1 to 0.4 at 25 pictures/s, and up to 0.6 there where others keep the processors busy.
 _LOADED_SHARE: Final = 0.5
 
 # Another C library has neither function, and needs neither.

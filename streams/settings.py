@@ -168,7 +168,7 @@ class Settings:
     delivery_timeout_seconds: int = _setting(
         "CHECK_DEDUP_DELIVERY_TIMEOUT_SECONDS",
         120,
-        "A record not delivered for this long stops the process.",
+        "A record not delivered for this long stops a hasher or matcher; the API goes on.",
         unit="seconds",
         least=1,
     )
