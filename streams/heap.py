@@ -15,8 +15,7 @@ is small. With a fixed bound they do so only where a heap has that much free alr
 import ctypes
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Final
 
 # malloc.h
@@ -32,12 +31,11 @@ _FREE_END_BYTES: Final = 16 * 1024 * 1024
 
 # RocksDB frees 32 MB of a partition's newest rows when it writes them to a file, a merge the codes
 # that are in files now, and each search takes another part of what is free: at 25 pictures/s 8 MB
-# within two seconds once a matcher has lived for long, 1 to 4 within a tenth of one. At full load
-# it is as much at once, and what is given back has to be fetched again.
-_LOADED_SECONDS: Final = 2.0
-# Of the time since the last time, waiting for a processor included. A matcher has 0.9 at full load,
-# 0.1 to 0.4 at 25 pictures/s, and up to 0.6 there where others keep the processors busy.
-_LOADED_SHARE: Final = 0.5
+# within two seconds once a matcher has lived for long, 1 to 2 in a group.
+_FEW_RECORDS: Final = 16
+# At full load groups have 64 records and more: each would fetch 1 to 4 MB again that it gave back,
+# and a matcher that did so after each took 4 to 16 % fewer records.
+_MANY_RECORDS_SECONDS: Final = 2.0
 
 # Another C library has neither function, and needs neither.
 _libc: Final = ctypes.CDLL(None)
@@ -66,32 +64,20 @@ def give_back() -> None:
 
 
 class GivingBack:
-    """Gives back in a thread that takes and frees much: each time while it does little else.
+    """Gives back in a thread that takes and frees much: after each group of few records.
 
-    For one thread.
+    Not by how busy the thread is: while others have the processors, all of it takes long. Groups
+    become large where a thread does not keep up. For one thread.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """Count from now on; `clock` gives seconds."""
         self._clock = clock
-        self._begin()
+        self._given_back = clock()
 
-    def _begin(self) -> None:
-        self._began = self._clock()
-        self._busy_seconds = 0.0
-
-    @contextmanager
-    def working(self) -> Iterator[None]:
-        """Count what is done inside as work."""
-        began = self._clock()
-        try:
-            yield
-        finally:
-            self._busy_seconds += self._clock() - began
-
-    def now_and_then(self) -> None:
-        """Give back after a piece of work, unless there is too much of it."""
-        seconds = self._clock() - self._began
-        if seconds >= _LOADED_SECONDS or self._busy_seconds < _LOADED_SHARE * seconds:
+    def after(self, records: int) -> None:
+        """Give back after a group, unless it is of many records and the last time not long ago."""
+        now = self._clock()
+        if records < _FEW_RECORDS or now - self._given_back >= _MANY_RECORDS_SECONDS:
             give_back()
-            self._begin()
+            self._given_back = now

@@ -245,7 +245,7 @@ class Matcher:
                     await commit_group(
                         outgoing=group.outgoing(),
                         deliver=self._deliver,
-                        apply=partial(self._in_thread, self._commit, index, group.fresh()),
+                        apply=partial(self._in_thread, self._commit, index, group),
                         acknowledge=partial(
                             self._watermarks.advance, stretch.partition, stretch.assignment, stop
                         ),
@@ -335,8 +335,7 @@ class Matcher:
     def _paced(self, match: Callable[[], Group], records: int) -> Group:
         """Match, and let the next group be one that takes a second, at most twice this one."""
         began = time.perf_counter()
-        with self._giving_back.working():
-            group = match()
+        group = match()
         if records:
             within = _GROUP_SECONDS * records / (time.perf_counter() - began)
             most = min(self._settings.group_size, 2 * self._group_records)
@@ -383,10 +382,10 @@ class Matcher:
         ]
         return Group(arrivals, found, answers, reused)
 
-    def _commit(self, index: PartitionIndex, fresh: dict[int, bytes]) -> None:
-        with self._giving_back.working(), self._steps.time("apply"):
-            index.commit(fresh)
-        self._giving_back.now_and_then()
+    def _commit(self, index: PartitionIndex, group: Group) -> None:
+        with self._steps.time("apply"):
+            index.commit(group.fresh())
+        self._giving_back.after(len(group.arrivals))
 
     def _rebuild(self, index: PartitionIndex, partition: TopicPartition, upto: int) -> None:
         """Apply what lies below `upto` without answering: it was answered before."""

@@ -1,6 +1,5 @@
 """Free memory is shared by threads, and goes back to the kernel: of glibc as it is here."""
 
-import contextlib
 import os
 import subprocess
 import sys
@@ -103,28 +102,20 @@ def test_what_is_free_goes_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("work", "rest", "every"),
-    [
-        (0.0, 0.01, 1),
-        (0.05, 0.06, 1),
-        (0.06, 0.045, 20),
-        (0.51, 0.5, 2),
-        (0.21, 0.0, 10),
-        (3, 0, 1),
-    ],
+    ("records", "seconds", "every"),
+    [(1, 0.0, 1), (15, 0.01, 1), (16, 0.125, 16), (256, 0.75, 3), (256, 2.0, 1)],
 )
-def test_giving_back_waits_for_less_work(
-    monkeypatch: pytest.MonkeyPatch, work: float, rest: float, every: int
+def test_giving_back_after_many_records_waits(
+    monkeypatch: pytest.MonkeyPatch, records: int, seconds: float, every: int
 ) -> None:
-    """Up to two seconds; what was done before the last time does not count."""
+    """Up to two seconds from the last time, after whatever that was."""
     now, turn, turns = 0.0, 0, list[int]()
     monkeypatch.setattr(heap, "give_back", lambda: turns.append(turn))
     giving_back = heap.GivingBack(lambda: now)
+    now += 1.0
+    giving_back.after(1)
     for _ in range(3 * every):
         turn += 1
-        with contextlib.suppress(ValueError), giving_back.working():
-            now += work
-            raise ValueError  # what fails was work too
-        now += rest
-        giving_back.now_and_then()
-    assert turns == [every, 2 * every, 3 * every]
+        now += seconds
+        giving_back.after(records)
+    assert turns == [0, every, 2 * every, 3 * every]

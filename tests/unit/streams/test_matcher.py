@@ -2,9 +2,9 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Collection, Generator, Iterable
+from collections.abc import AsyncIterator, Collection, Generator, Iterable
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -31,9 +31,6 @@ from streams.index.partition import PartitionIndex
 from streams.kafka.client import Committed, TopicIdentity
 from streams.matcher import Matcher, match_all
 from streams.settings import Settings
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 LOG = TopicPartition(INDEX_LOG, 0)
 QUESTIONS = TopicPartition(MATCH_ASKED, 0)
@@ -161,42 +158,20 @@ async def test_groups_are_small_where_pictures_take_long(
     assert world.watermarks.reached(LOG) == (1, 41)
 
 
-@pytest.mark.parametrize(
-    ("seconds", "given_back_after"),
-    [
-        ({"match": 0.06, "commit": 0.0, "deliver": 0.07}, [1, 2, 3, 4, 5, 6, 7]),
-        ({"match": 0.02, "commit": 0.03, "deliver": 0.06}, [1, 2, 3, 4, 5, 6, 7]),
-        ({"match": 0.02, "commit": 0.05, "deliver": 0.06}, []),
-        ({"match": 0.4, "commit": 0.2, "deliver": 0.15}, [3, 6]),  # full load
-    ],
-)
-async def test_what_was_freed_is_given_back_now_and_then(
-    world: World,
-    monkeypatch: pytest.MonkeyPatch,
-    seconds: dict[str, float],
-    given_back_after: list[int],
+async def test_what_was_freed_is_given_back_after_small_groups(
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not after each group at full load: what is used again comes from the kernel again."""
+    """Of large ones seldom, at full load: what is used again comes from the kernel again."""
     now, given_back = 0.0, list[int]()
-
-    def taking(step: str, function: Callable[P, T]) -> Callable[P, T]:
-        def took(*args: P.args, **kwargs: P.kwargs) -> T:
-            nonlocal now
-            now += seconds[step]
-            return function(*args, **kwargs)
-
-        return took
-
-    matcher = world.matcher
-    monkeypatch.setattr(heap, "give_back", lambda: given_back.append(len(world.groups)))
-    monkeypatch.setattr(matcher, "_giving_back", heap.GivingBack(lambda: now))
-    monkeypatch.setattr(matcher, "_match", taking("match", matcher._match))
-    monkeypatch.setattr(PartitionIndex, "commit", taking("commit", PartitionIndex.commit))
-    monkeypatch.setattr(matcher, "_deliver", taking("deliver", matcher._deliver))
+    monkeypatch.setattr(heap, "give_back", lambda: given_back.append(world.groups[-1]))
+    monkeypatch.setattr(world.matcher, "_giving_back", heap.GivingBack(lambda: now))
     world.groups.clear()
-    for number in range(7):
-        await world.append(picture(f"{number}"))
-    assert given_back == given_back_after
+    for size, seconds in ((1, 0.0), (15, 0.1), (16, 1.9), (17, 0.1), (18, 0.1)):
+        now += seconds
+        world.matcher._group_records = size
+        await world.append(*(picture(f"{size}-{number}") for number in range(size)))
+    assert world.groups == [1, 15, 16, 17, 18]
+    assert given_back == [1, 15, 17]
 
 
 async def test_a_stop_waits_for_one_group_only(world: World) -> None:
