@@ -107,7 +107,13 @@ def run_hasher(settings: Settings) -> Never:
             return await hashing(content)
 
     pictures, removals = (
-        Feed(app, topic, LogReader(settings, topic), gather=settings.group_size)
+        Feed(
+            app,
+            topic,
+            LogReader(settings, topic),
+            partitions=settings.partitions,
+            gather=settings.group_size,
+        )
         for topic in sources
     )
 

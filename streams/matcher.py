@@ -103,8 +103,10 @@ def run_matcher(settings: Settings) -> Never:
         is_stopping=lambda: app.is_stopping,
     )
     flow.watch(settings)
-    feed = Feed(app, INDEX_LOG, log, gather=settings.group_size)
-    questions = Feed(app, MATCH_ASKED, LogReader(settings, MATCH_ASKED), gather=settings.group_size)
+    feed, questions = (
+        Feed(app, topic, reader, partitions=settings.partitions, gather=settings.group_size)
+        for topic, reader in ((INDEX_LOG, log), (MATCH_ASKED, LogReader(settings, MATCH_ASKED)))
+    )
 
     # Questions that were taken before a stop need the indexes open.
     all_answered = asyncio.Event()

@@ -90,10 +90,14 @@ class Feed:
         topic: str,
         log: Log,
         *,
+        partitions: int,
         gather: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Hear of assignments of `topic`; at most `gather` events make one round."""
+        """Hear of assignments of `topic`, which had so many partitions when the process started.
+
+        At most `gather` events make one round.
+        """
         self._app = app
         self._topic = topic
         self._log = log
@@ -105,7 +109,7 @@ class Feed:
         # Asks for the ends of partitions that were silent: by partition what was expected then, and
         # the end.
         self._looking: asyncio.Future[dict[TopicPartition, tuple[int, int]]] | None = None
-        self._same = SameLog(app, topic, log)
+        self._same = SameLog(app, topic, log, partitions)
         app.on_partitions_assigned.connect(self._on_assigned)
 
     async def stretches(self, stream: faust.Stream[Any]) -> AsyncIterator[Stretch]:

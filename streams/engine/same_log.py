@@ -38,9 +38,10 @@ class SameLog:
     What was read of it is in the app's `marks`.
     """
 
-    def __init__(self, app: App, topic: str, log: Log) -> None:
-        """Know nothing yet."""
+    def __init__(self, app: App, topic: str, log: Log, partitions: int) -> None:
+        """Know nothing yet, but how many partitions the topic had when the process started."""
         self._app = app
+        self._partitions = partitions
         self._topic = topic
         self._log = log
         # What the topic was in our assignments, the last one last.
@@ -59,6 +60,7 @@ class SameLog:
         """
         identity = await ask(self._log.identity)
         if not self._identities:
+            self._require_partitions(identity)
             self._identities.append(identity)
         elif identity != self._identities[-1]:
             self._require_readable(self._identities[-1], identity)
@@ -123,12 +125,7 @@ class SameLog:
 
     def _require_readable(self, known: TopicIdentity, identity: TopicIdentity) -> str:
         """Stop where the other topic is none to go on with; else say what became of the first."""
-        if identity.partitions != known.partitions:
-            raise MisconfiguredError(
-                f"{self._topic}: has {identity.partitions} partitions, had {known.partitions}: "
-                "workspaces and image ids would be on other partitions than before; see "
-                "check-dedup topics check"
-            )
+        self._require_partitions(identity)
         what = (
             f"{self._topic} was deleted and made anew, from id {known.topic_id} to "
             f"{identity.topic_id}"
@@ -139,6 +136,14 @@ class SameLog:
                 "Keep a copy of the data directory; the next start makes another index"
             )
         return what
+
+    def _require_partitions(self, identity: TopicIdentity) -> None:
+        if identity.partitions != self._partitions:
+            raise MisconfiguredError(
+                f"{self._topic}: has {identity.partitions} partitions, had {self._partitions}: "
+                "workspaces and image ids would be on other partitions than before; see "
+                "check-dedup topics check"
+            )
 
     async def check_records(self) -> None:
         """Stop where a partition has got a leader whose log is not what was read.

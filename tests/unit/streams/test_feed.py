@@ -206,7 +206,7 @@ class World:
         self.app, self.stream, self.log = Application(), Stream(), log
         self.partition = TopicPartition(topic, 0)
         self.app.consumer.assigned.add(self.partition)
-        self.feed = Feed(cast("App", self.app), topic, log, gather=50, clock=clock)
+        self.feed = Feed(cast("App", self.app), topic, log, partitions=1, gather=50, clock=clock)
         self.assignments = 0
         self.stretches = aiter(self.feed.stretches(cast("faust.Stream[Any]", self.stream)))
 
@@ -591,6 +591,13 @@ async def test_partitions_that_are_added_stop(monkeypatch: pytest.MonkeyPatch) -
     world.log.partitions = 2
     with pytest.raises(MisconfiguredError, match="has 2 partitions, had 1"):
         await world.next()
+
+
+async def test_partitions_that_were_added_before_the_first_assignment_stop_as_well() -> None:
+    """The start found the topic as it was declared; the group formed some seconds later."""
+    world = World(Log(end=0, partitions=2), IMAGE_INGESTED)
+    with pytest.raises(MisconfiguredError, match="has 2 partitions, had 1"):
+        await world.begin()
 
 
 @pytest.mark.parametrize(
