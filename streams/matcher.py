@@ -247,7 +247,9 @@ class Matcher:
                     await commit_group(
                         outgoing=group.outgoing(),
                         deliver=self._deliver,
-                        apply=partial(self._in_thread, self._commit, index, group),
+                        apply=partial(
+                            self._in_thread, self._commit, index, group.fresh(), len(entries)
+                        ),
                         acknowledge=partial(
                             self._watermarks.advance, stretch.partition, stretch.assignment, stop
                         ),
@@ -384,10 +386,10 @@ class Matcher:
         ]
         return Group(arrivals, found, answers, reused)
 
-    def _commit(self, index: PartitionIndex, group: Group) -> None:
+    def _commit(self, index: PartitionIndex, fresh: dict[int, bytes], records: int) -> None:
         with self._steps.time("apply"):
-            index.commit(group.fresh())
-        self._giving_back.after(len(group.arrivals))
+            index.commit(fresh)
+        self._giving_back.after(records)
 
     def _rebuild(self, index: PartitionIndex, partition: TopicPartition, upto: int) -> None:
         """Apply what lies below `upto` without answering: it was answered before."""
