@@ -23,9 +23,9 @@ import faust
 
 from agents.answer_questions import answer, answer_headers, told
 from agents.match_images import Outcome, outcomes
-from schemas.codec import decode_log, decode_question, encode_json
+from schemas.codec import decode_question, encode_json
 from schemas.reasons import Rejection
-from schemas.records import Hashed, MatchAnswered, Question
+from schemas.records import MatchAnswered, Question
 from schemas.topics import IMAGE_MATCHED, INDEX_LOG, MATCH_ANSWERED, MATCH_ASKED
 from streams.delivery import (
     Deliver,
@@ -44,6 +44,7 @@ from streams.entry import LogEntry
 from streams.errors import CorruptStateError, RetryableError
 from streams.heap import GivingBack, give_back
 from streams.index.applying import applied
+from streams.index.history import differs_from
 from streams.index.partition import Arrival, PartitionIndex
 from streams.index.store import Row
 from streams.integrity import index_directory
@@ -74,9 +75,6 @@ _GROUP_SECONDS = 1.0
 _FIRST_GROUP_RECORDS = 8
 # Whoever asked waits no longer than that for an index that is behind.
 _CATCH_UP_SECONDS = 2.0
-
-# Records of the log that are compared at first, from its end; then four times as many, and so on.
-_DIFFERENCE_RECORDS = 1_000
 
 # Every row is read where the band files are lost: 36 million codes take minutes, not an hour.
 _LONGEST_OPENING_SECONDS = 3600.0
@@ -447,34 +445,17 @@ class Matcher:
                 f"{partition}: begins at offset {low}, and the index in {directory} ends at "
                 f"{last}: it is kept, because it could not be rebuilt; restore the log"
             )
-        found = self._read(number, last, last + 1) if last < high else []
-        if was_open and not found:
-            return  # a leader that is new may not know the end yet; else the feed finds it
-        if not found or found[0].key != index.progress.last_key:
-            self._untold[number] = self._differs_from(index, number, low, min(last + 1, high))
+        read = partial(self._read, number)
+        untold = differs_from(index, read, low, high, was_open=was_open)
+        if untold is not None:
+            self._untold[number] = untold
             logger.critical(
                 "%s: another history than the index's, from offset %d on; the index is made "
                 "anew, and the outcomes from there on are told",
                 partition,
-                self._untold[number],
+                untold,
             )
             index.wipe()
-
-    def _differs_from(self, index: PartitionIndex, number: int, low: int, stop: int) -> int:
-        """Find from where on the log is not the one that the index was made of.
-
-        It was truncated, and has grown again, so they agree up to some picture and no further.
-        """
-        records = _DIFFERENCE_RECORDS
-        while stop > low:
-            start = max(low, stop - records)
-            rows = {row.ordinal: row for row in index.store.rows_from(start)}
-            for entry in reversed(self._read(number, start, stop)):
-                row = rows.get(entry.offset)
-                if row is not None and _is_of(entry, row):
-                    return entry.offset + 1
-            stop, records = start, 4 * records
-        return low
 
     def _read(self, number: int, low: int, high: int) -> list[LogEntry]:
         batches = self._log.read_range(number, low, high, headers=False)
@@ -488,17 +469,6 @@ class Matcher:
         loop = asyncio.get_running_loop()
         run = copy_context().run  # what is noted in the thread is noted for this group
         return await loop.run_in_executor(self._thread, partial(run, function, *args, **kwargs))
-
-
-def _is_of(entry: LogEntry, row: Row) -> bool:
-    """Whether a row was made of this record, by its time at the broker and its source."""
-    if entry.timestamp_ms != row.timestamp_ms or entry.value is None:
-        return False
-    record = decode_log(entry.value)
-    return isinstance(record, Hashed) and (record.image_id, record.source) == (
-        row.record.image_id,
-        row.record.source,
-    )
 
 
 def _log(partition: TopicPartition, group: Group) -> None:

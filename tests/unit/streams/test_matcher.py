@@ -27,6 +27,7 @@ from streams.delivery import Outgoing, TopicPartition, Watermarks
 from streams.engine.feed import Feed, Stretch
 from streams.entry import LogEntry
 from streams.errors import CorruptStateError, RetryableError
+from streams.index import history
 from streams.index.partition import PartitionIndex
 from streams.kafka.client import Committed, TopicIdentity
 from streams.matcher import Matcher, match_all
@@ -284,7 +285,7 @@ async def test_a_log_that_was_truncated_and_has_grown_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, window: int
 ) -> None:
     """The index is made anew, and told is all that is new, though as much was committed before."""
-    monkeypatch.setattr(matcher_module, "_DIFFERENCE_RECORDS", window)
+    monkeypatch.setattr(history, "_COMPARED_RECORDS", window)
     before = World(tmp_path)
     await before.append(default_match_settings(1))
     await before.append(*map(picture, "abcdef"))
