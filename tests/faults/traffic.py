@@ -3,6 +3,11 @@
 Families of near-duplicates, inline or to be fetched from a slow host, with, in between, deliveries
 of the same event again, ids used twice, removals (some of them ahead of their picture) and events
 that are no good.
+
+Most pictures have the statistics of photographs, so that a matcher has as much to do with them: it
+took 0.3 to 0.6 ms for each candidate of 120 photographs that were copied as these are, and takes as
+much for these. One family in ten is a blur under grain: its copies agree in little else than their
+codes, and take 2 to 2.7 ms.
 """
 
 import io
@@ -27,6 +32,8 @@ from tests.oracle import Picture
 WORKSPACES: Final = tuple(f"newsroom {letter}" for letter in "abcde")
 FAMILIES: Final = 40
 SIDE_PIXELS: Final = 128
+# Of so many families one.
+GRAINY: Final = 10
 # Removals run ahead of their picture by at most this many pictures.
 AHEAD: Final = 5
 REMEMBERED: Final = 200
@@ -69,7 +76,10 @@ def traffic(
     Pictures that are to be fetched are at `origin`, at the path of `path_of`.
     """
     chance = random.Random(seed)
-    families = [_original(seed * FAMILIES + family) for family in range(FAMILIES)]
+    families = [
+        (_photograph if family % GRAINY else _grainy)(seed * FAMILIES + family)
+        for family in range(FAMILIES)
+    ]
     picture = partial(_picture, chance, families, origin=origin, slowest_seconds=slowest_seconds)
     sent: list[Event] = []
     pictures: list[Picture] = []
@@ -160,8 +170,23 @@ def _poison(chance: random.Random, families: list[Image.Image]) -> Event:
     return Event(IMAGE_INGESTED, key, value, reason=reason)
 
 
-def _original(seed: int) -> Image.Image:
-    """Make a picture with large and small structure, unlike every other."""
+def _photograph(seed: int) -> Image.Image:
+    """Make a picture with the spectrum of photographs, unlike every other.
+
+    Amplitudes fall with frequency to the power of -1.2: Tolhurst, Tadmor and Chao, *Amplitude
+    spectra of natural images*, 1992.
+    """
+    noise = np.random.default_rng(seed).normal(size=(3, SIDE_PIXELS, SIDE_PIXELS))
+    frequencies = np.hypot(np.fft.fftfreq(SIDE_PIXELS)[:, np.newaxis], np.fft.rfftfreq(SIDE_PIXELS))
+    frequencies[0, 0] = np.inf  # no mean
+    spectrum = np.fft.rfft2(noise) / frequencies**1.2
+    levels = np.fft.irfft2(spectrum, noise.shape[1:]).transpose(1, 2, 0)
+    levels *= 50 / levels.std()
+    return Image.fromarray(np.clip(128 + levels, 0, 255).astype(np.uint8))
+
+
+def _grainy(seed: int) -> Image.Image:
+    """Make a blur under grain, unlike every other."""
     noise = np.random.default_rng(seed)
     coarse = Image.fromarray(noise.integers(0, 256, (6, 6, 3), dtype=np.uint8))
     smooth = coarse.resize((SIDE_PIXELS, SIDE_PIXELS), Resampling.BICUBIC)
