@@ -166,33 +166,39 @@ class Fetcher:
         return False
 
     async def _limited(self, url: str, workspace: str, attempts: int) -> bytes | Rejection:
+        """Fetch, and try again while there is time.
+
+        Where that is up in another attempt, or in a host's queue for it, the silence before tells
+        more: a host that refuses connections is `fetch_failed`, however late it is asked again.
+        """
+        failed = in_all = _RefusedError("fetch_timeout", "in all")
         try:
             async with asyncio.timeout(self._settings.fetch_timeout_seconds) as limit:
-                return await self._fetch(_checked(url), workspace, attempts, limit)
+                checked = _checked(url)
+                for attempt in range(attempts):
+                    try:
+                        return await self._follow(checked, workspace, limit)
+                    except _RefusedError as refused:
+                        failed = refused
+                    pause = self._random.uniform(0, _FIRST_PAUSE_SECONDS * 2**attempt)
+                    if failed.pause_seconds is not None:
+                        pause = failed.pause_seconds
+                    left = (limit.when() or 0) - asyncio.get_running_loop().time()
+                    if not failed.is_passing or attempt == attempts - 1 or pause >= left:
+                        break
+                    self.on_retry(failed.reason, pause)
+                    logger.info(
+                        "trying again in %.1f s: %s, %s", pause, failed.reason, failed.detail
+                    )
+                    await asyncio.sleep(pause)
         except _RefusedError as refused:
-            if self._session.closed:
-                raise RetryableError("the fetcher is closed") from refused
-            return Rejection(refused.reason, refused.detail)
+            failed = refused
         except TimeoutError:
-            return Rejection("fetch_timeout", "in all")
-
-    async def _fetch(
-        self, url: URL, workspace: str, attempts: int, limit: asyncio.Timeout
-    ) -> bytes:
-        for attempt in range(attempts):
-            try:
-                return await self._follow(url, workspace, limit)
-            except _RefusedError as refused:
-                pause = self._random.uniform(0, _FIRST_PAUSE_SECONDS * 2**attempt)
-                if refused.pause_seconds is not None:
-                    pause = refused.pause_seconds
-                left = (limit.when() or 0) - asyncio.get_running_loop().time()
-                if not refused.is_passing or attempt == attempts - 1 or pause >= left:
-                    raise
-                self.on_retry(refused.reason, pause)
-                logger.info("trying again in %.1f s: %s, %s", pause, refused.reason, refused.detail)
-            await asyncio.sleep(pause)
-        raise AssertionError
+            if failed.reason not in _SILENCE:
+                failed = in_all
+        if self._session.closed:
+            raise RetryableError("the fetcher is closed") from failed
+        return Rejection(failed.reason, failed.detail)
 
     async def _follow(self, url: URL, workspace: str, limit: asyncio.Timeout) -> bytes:
         for _ in range(_REDIRECTS + 1):

@@ -522,6 +522,34 @@ async def test_silence_is_tried_again_within_the_limit(host: Host) -> None:
     assert await once(host.url(), read_timeout_seconds=0.1) == PICTURE
 
 
+async def hang_up(path: str, writer: asyncio.StreamWriter) -> None:
+    """Close the connection without an answer."""
+    del path
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    ("before", "told"),
+    [
+        # aiohttp asks a host that hangs up once more by itself.
+        ((hang_up, hang_up), "fetch_failed"),
+        ((says(head(0, status=503)),), "fetch_timeout"),
+    ],
+)
+async def test_silence_is_told_where_another_attempt_runs_out_of_time(
+    before: tuple[Handler, ...], told: str, host: Host
+) -> None:
+    """Whether the time is up in another attempt or before it is chance; a host's silence is not."""
+    handlers = [*before, never]
+
+    async def handler(path: str, writer: asyncio.StreamWriter) -> None:
+        await handlers.pop(0)(path, writer)
+
+    host.handler = handler
+    assert reason(await once(host.url(), fetch_timeout_seconds=0.5)) == told
+    assert not handlers
+
+
 async def test_a_name_server_that_never_answers_holds_up_nobody_else(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
