@@ -24,9 +24,9 @@ def differs_from(
 ) -> int | None:
     """Say from which offset on the log has another history; None where it has the index's.
 
-    The log holds offsets from `low` up to `high`, that of the index's last record not being below.
-    Of an index that `was_open` a log that ends earlier is taken for the index's: a leader that is
-    new may not know the end yet, and where it is lost the feed finds that.
+    The log begins at `low`, not after the index's last record, and ends before `high`. Of an index
+    that `was_open` a log that ends earlier is taken for the index's: a leader that is new may not
+    know the end yet, and where it is lost the feed finds that.
     """
     last = index.progress.last_offset
     found = read(last, last + 1) if last < high else ()
