@@ -171,34 +171,33 @@ class Fetcher:
         Where that is up in another attempt, or in a host's queue for it, the silence before tells
         more: a host that refuses connections is `fetch_failed`, however late it is asked again.
         """
-        failed = in_all = _RefusedError("fetch_timeout", "in all")
+        # No error is kept, here or where it is raised: its traceback holds the frames, so that what
+        # had come of a picture would stay until the next garbage collection.
+        failed = in_all = Rejection("fetch_timeout", "in all")
         try:
             async with asyncio.timeout(self._settings.fetch_timeout_seconds) as limit:
-                checked = _checked(url)
                 for attempt in range(attempts):
                     try:
-                        return await self._follow(checked, workspace, limit)
+                        return await self._follow(_checked(url), workspace, limit)
                     except _RefusedError as refused:
-                        failed = refused
-                    pause = self._random.uniform(0, _FIRST_PAUSE_SECONDS * 2**attempt)
-                    if failed.pause_seconds is not None:
-                        pause = failed.pause_seconds
-                    left = (limit.when() or 0) - asyncio.get_running_loop().time()
-                    if not failed.is_passing or attempt == attempts - 1 or pause >= left:
-                        break
+                        failed = Rejection(refused.reason, refused.detail)
+                        pause = self._random.uniform(0, _FIRST_PAUSE_SECONDS * 2**attempt)
+                        if refused.pause_seconds is not None:
+                            pause = refused.pause_seconds
+                        left = (limit.when() or 0) - asyncio.get_running_loop().time()
+                        if not refused.is_passing or attempt == attempts - 1 or pause >= left:
+                            break
                     self.on_retry(failed.reason, pause)
                     logger.info(
                         "trying again in %.1f s: %s, %s", pause, failed.reason, failed.detail
                     )
                     await asyncio.sleep(pause)
-        except _RefusedError as refused:
-            failed = refused
         except TimeoutError:
             if failed.reason not in _SILENCE:
                 failed = in_all
         if self._session.closed:
-            raise RetryableError("the fetcher is closed") from failed
-        return Rejection(failed.reason, failed.detail)
+            raise RetryableError("the fetcher is closed")
+        return failed
 
     async def _follow(self, url: URL, workspace: str, limit: asyncio.Timeout) -> bytes:
         for _ in range(_REDIRECTS + 1):
@@ -272,9 +271,9 @@ class Fetcher:
                 pause_seconds=_retry_after(response),
             )
         limit_bytes = self._settings.picture_limit_bytes
-        too_large = _RefusedError("picture_too_large", f"over {limit_bytes} bytes, {origin}")
+        too_large = f"over {limit_bytes} bytes, {origin}"
         if (response.content_length or 0) > limit_bytes:
-            raise too_large
+            raise _RefusedError("picture_too_large", too_large)
         protocol = response.connection.protocol if response.connection is not None else None
         pieces, received_bytes = list[bytes](), 0
         with self._bytes.arriving() as arrival:
@@ -282,7 +281,7 @@ class Fetcher:
             async for piece in response.content.iter_any():
                 received_bytes += len(piece)
                 if received_bytes > limit_bytes:
-                    raise too_large
+                    raise _RefusedError("picture_too_large", too_large)
                 await _make_room(arrival, len(piece), limit)
                 pieces.append(piece)
         beyond = protocol.exception() if protocol is not None else None

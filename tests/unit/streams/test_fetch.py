@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import gzip
 import logging
 import socket
@@ -548,6 +549,19 @@ async def test_silence_is_told_where_another_attempt_runs_out_of_time(
     host.handler = handler
     assert reason(await once(host.url(), fetch_timeout_seconds=0.5)) == told
     assert not handlers
+
+
+async def test_a_refused_picture_is_not_left_to_the_garbage_collector(host: Host) -> None:
+    """What had come of it, up to the limit, is free as soon as it is refused."""
+    host.handler = says(head(2_000_000))
+    async with fetcher(picture_limit_bytes=1_000_000) as fetching:
+        gc.collect()
+        gc.disable()
+        try:
+            assert reason(await fetching.fetch(host.url(), "w")) == "picture_too_large"
+            assert not [each for each in gc.get_objects() if isinstance(each, fetch._RefusedError)]
+        finally:
+            gc.enable()
 
 
 async def test_a_name_server_that_never_answers_holds_up_nobody_else(
